@@ -1,0 +1,5 @@
+//! The `tla` program.
+
+fn main() -> std::process::ExitCode {
+    tla::cli::run()
+}
