@@ -1,0 +1,56 @@
+//! The base digest: which weights an adapter belongs to. Defined in spec/projection.md,
+//! section "Base digest".
+
+use super::{ModelError, OnnxModel, Target, Targets};
+use crate::format::{ModuleId, RoleSet};
+use ndarray::ArrayView2;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+const DOMAIN: &[u8; 16] = b"tla-base-v1\0\0\0\0\0";
+
+/// SHA-256 of the f32 values of a canonical weight `[out, in]`, row-major, little-endian.
+pub fn module_digest(weight: ArrayView2<f32>) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    let mut row_bytes = Vec::with_capacity(weight.ncols() * 4);
+    for row in weight.rows() {
+        row_bytes.clear();
+        row.iter().for_each(|x| row_bytes.extend_from_slice(&x.to_le_bytes()));
+        hasher.update(&row_bytes);
+    }
+    hasher.finalize().into()
+}
+
+/// The digest of the seven linear roles in every layer, whatever an adapter targets.
+///
+/// Refuses a model in which any of them cannot be read. Modules are hashed in parallel and
+/// joined in order, so the number of threads does not show.
+pub fn base_digest(model: &OnnxModel, targets: &Targets) -> Result<[u8; 32], ModelError> {
+    let complete = covered(targets)?;
+    let records =
+        complete.par_iter().map(|target| record(model, target)).collect::<Result<Vec<_>, _>>()?;
+    let mut hasher = Sha256::new();
+    hasher.update(DOMAIN);
+    records.iter().for_each(|record| hasher.update(record));
+    Ok(hasher.finalize().into())
+}
+
+fn covered(targets: &Targets) -> Result<Vec<&Target>, ModelError> {
+    let layers = u16::try_from(targets.layers).unwrap_or(u16::MAX);
+    (0..layers)
+        .flat_map(|layer| RoleSet::LINEAR.iter().map(move |role| ModuleId { layer, role }))
+        .map(|module| targets.get(module).ok_or(ModelError::NoDigest { module }))
+        .collect()
+}
+
+fn record(model: &OnnxModel, target: &Target) -> Result<[u8; 43], ModelError> {
+    let Target { module, rows, cols, .. } = *target;
+    let size = |n| u32::try_from(n).map_err(|_| ModelError::MatrixTooLarge { module, rows, cols });
+    let mut record = [0; 43];
+    record[..2].copy_from_slice(&module.layer.to_le_bytes());
+    record[2] = module.role.code();
+    record[3..7].copy_from_slice(&size(rows)?.to_le_bytes());
+    record[7..11].copy_from_slice(&size(cols)?.to_le_bytes());
+    record[11..].copy_from_slice(&module_digest(model.weight(target)?.view()));
+    Ok(record)
+}

@@ -1,0 +1,240 @@
+//! Everything a model file can be refused for.
+
+use crate::format::ModuleId;
+use std::{io, path::PathBuf};
+
+/// Why a model was refused. The text states a fact, then a remedy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// The operating system refused.
+    #[error("cannot {action} {path}: {source}. Check that the path exists and may be used")]
+    Io {
+        /// What was tried: "read", "write", …
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Nothing at this path.
+    #[error("{path} does not exist. Give an .onnx file, or a folder that holds model.onnx")]
+    Missing {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// A folder without the one file that is looked for.
+    #[error(
+        "the folder {path} holds no model.onnx. Give the .onnx file itself, or export the model first"
+    )]
+    NoModelInFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Neither a file nor a folder.
+    #[error("{path} is not a regular file. Give an .onnx file, or a folder that holds model.onnx")]
+    NotAFile {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// A file of zero bytes.
+    #[error("{path} is empty. Export or download the model again")]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Protobuf files end at 2 GiB.
+    #[error(
+        "{path} has {bytes} bytes, and an ONNX file may have {limit} at most. Keep the weights in an external data file"
+    )]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The largest size.
+        limit: u64,
+    },
+    /// A pointer that git leaves in place of a large file.
+    #[error("{path} is a Git LFS pointer, not the model. Run `git lfs pull` where it came from")]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The bytes are not a protobuf message of this type.
+    #[error("{path} is not an ONNX model, or is cut short: {source}. Export or download it again")]
+    NotOnnx {
+        /// The file.
+        path: PathBuf,
+        /// What the decoder said.
+        source: prost::DecodeError,
+    },
+    /// A protobuf message that is no model.
+    #[error("{path} is not a complete ONNX model: it has no {part}. Export or download it again")]
+    Incomplete {
+        /// The file.
+        path: PathBuf,
+        /// "graph", "nodes" or "operator set".
+        part: &'static str,
+    },
+    /// A tensor no one can refer to.
+    #[error(
+        "initializer number {index} has no name. The file breaks the ONNX rules; export it again"
+    )]
+    UnnamedInitializer {
+        /// Its place in the graph's list.
+        index: usize,
+    },
+    /// Two tensors, or two node outputs, of one name.
+    #[error(
+        "the name {name:?} is defined twice in the graph. The file breaks the ONNX rules; export it again"
+    )]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+    /// A negative size, or sizes whose product is out of range.
+    #[error(
+        "the tensor {name:?} has the impossible shape {dims:?}. The file is damaged; export it again"
+    )]
+    BadShape {
+        /// The tensor.
+        name: String,
+        /// Its sizes as stored.
+        dims: Vec<i64>,
+    },
+    /// The data do not fill the shape.
+    #[error(
+        "the tensor {name:?} holds {actual} bytes where its shape needs {expected}. The file is damaged; export it again"
+    )]
+    WrongLength {
+        /// The tensor.
+        name: String,
+        /// Bytes that shape and type ask for.
+        expected: u64,
+        /// Bytes found.
+        actual: u64,
+    },
+    /// A type whose values are not read as f32.
+    #[error(
+        "the tensor {name:?} holds {dtype} values, which cannot be read as f32. Export the model in fp32"
+    )]
+    NotFloat {
+        /// The tensor.
+        name: String,
+        /// Its element type.
+        dtype: String,
+    },
+    /// External data without a usable location, offset or length.
+    #[error(
+        "the external data entry {key} of tensor {name:?} is {value:?}, which is not usable. Export the model again"
+    )]
+    BadExternalEntry {
+        /// The tensor.
+        name: String,
+        /// "location", "offset" or "length".
+        key: &'static str,
+        /// What the file says; empty if missing.
+        value: String,
+    },
+    /// External data that point out of the model's folder.
+    #[error(
+        "the tensor {name:?} asks for {location:?}, outside the model's folder. Keep data files beside the model; do not open this file if you do not trust it"
+    )]
+    ExternalEscapes {
+        /// The tensor.
+        name: String,
+        /// The path in the file.
+        location: String,
+    },
+    /// External data behind the end of their file.
+    #[error(
+        "the tensor {name:?} needs bytes {offset}..{end} of {path}, which has {size}. The data file is cut short or belongs to another model"
+    )]
+    ExternalOutOfRange {
+        /// The tensor.
+        name: String,
+        /// The data file.
+        path: PathBuf,
+        /// First byte.
+        offset: u64,
+        /// One past the last byte.
+        end: u64,
+        /// Size of the file.
+        size: u64,
+    },
+    /// A model whose data file would not be found from the place of the output.
+    #[error(
+        "{path} would refer to the data file {location:?} beside the input model. Write into that folder, or first save the model as one file"
+    )]
+    ExternalLeftBehind {
+        /// The output.
+        path: PathBuf,
+        /// The data file.
+        location: String,
+    },
+    /// Output and input are one file.
+    #[error(
+        "{path} is an input of this command and will not be overwritten. Choose another output"
+    )]
+    WouldOverwriteInput {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Two nodes say they are the same module.
+    #[error(
+        "{first:?} and {second:?} both claim to be {module}. Give the nodes the names the exporter gave them"
+    )]
+    ClaimedTwice {
+        /// The module.
+        module: ModuleId,
+        /// First node.
+        first: String,
+        /// Second node.
+        second: String,
+    },
+    /// Nothing to adapt.
+    #[error(
+        "{path} has no matrix that can be adapted ({skipped} linear operators were skipped, first {first}). Export the model in fp32 with optimum-onnx, whose nodes are named like /model/layers.0/self_attn/q_proj/MatMul"
+    )]
+    NothingToAdapt {
+        /// The model.
+        path: PathBuf,
+        /// How many linear operators were seen and skipped.
+        skipped: usize,
+        /// The first of them and the reason, or "there was none".
+        first: String,
+    },
+    /// The base digest covers all seven linear roles of every layer.
+    #[error(
+        "{module} cannot be read, so the model has no base digest. `tla inspect` says why it was skipped; export the model in fp32 with all layers"
+    )]
+    NoDigest {
+        /// The first module that is missing.
+        module: ModuleId,
+    },
+    /// A matrix larger than the format can say.
+    #[error(
+        "{module} has the shape {rows}×{cols}, beyond what this version can hold. Use a smaller model"
+    )]
+    MatrixTooLarge {
+        /// The module.
+        module: ModuleId,
+        /// Output size.
+        rows: usize,
+        /// Input size.
+        cols: usize,
+    },
+    /// A target that is not from this model.
+    #[error("the model has no initializer {name:?}. Find the targets again after changing a model")]
+    NoInitializer {
+        /// The name.
+        name: String,
+    },
+}
+
+impl ModelError {
+    pub(crate) fn io(action: &'static str, path: &std::path::Path, source: io::Error) -> Self {
+        Self::Io { action, path: path.to_owned(), source }
+    }
+}
