@@ -1,0 +1,71 @@
+//! Who makes a tensor, who reads it, and which tensors are constants.
+
+use std::collections::HashMap;
+
+use crate::model::{
+    node::{floats, integers, tensor_attribute},
+    proto::{GraphProto, NodeProto, TensorProto},
+};
+
+/// Look-ups over one graph.
+pub(super) struct Index<'g> {
+    graph: &'g GraphProto,
+    producers: HashMap<&'g str, usize>,
+    consumers: HashMap<&'g str, Vec<usize>>,
+    initializers: HashMap<&'g str, &'g TensorProto>,
+}
+
+impl<'g> Index<'g> {
+    pub(super) fn new(graph: &'g GraphProto) -> Self {
+        let mut producers = HashMap::new();
+        let mut consumers: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (position, node) in graph.node.iter().enumerate() {
+            for output in node.output.iter().filter(|o| !o.is_empty()) {
+                producers.insert(output.as_str(), position);
+            }
+            for input in node.input.iter().filter(|i| !i.is_empty()) {
+                consumers.entry(input).or_default().push(position);
+            }
+        }
+        let initializers = graph.initializer.iter().map(|t| (t.name(), t)).collect();
+        Self { graph, producers, consumers, initializers }
+    }
+
+    pub(super) fn node(&self, position: usize) -> &'g NodeProto {
+        &self.graph.node[position]
+    }
+
+    pub(super) fn producer(&self, tensor: &str) -> Option<&'g NodeProto> {
+        self.producers.get(tensor).map(|p| self.node(*p))
+    }
+
+    pub(super) fn consumers(&self, tensor: &str) -> impl Iterator<Item = &'g NodeProto> {
+        let positions = self.consumers.get(tensor).map_or(&[][..], Vec::as_slice);
+        positions.iter().map(|p| self.node(*p))
+    }
+
+    pub(super) fn exists(&self, tensor: &str) -> bool {
+        self.producers.contains_key(tensor)
+            || self.initializers.contains_key(tensor)
+            || self.graph.input.iter().any(|i| i.name() == tensor)
+    }
+
+    /// The tensor behind an initializer or a Constant node.
+    pub(super) fn constant(&self, tensor: &str) -> Option<&'g TensorProto> {
+        if let Some(found) = self.initializers.get(tensor) {
+            return Some(found);
+        }
+        let node = self.producer(tensor)?;
+        (node.op_type() == "Constant").then(|| tensor_attribute(node, "value")).flatten()
+    }
+
+    pub(super) fn integers(&self, tensor: &str) -> Option<Vec<i64>> {
+        self.constant(tensor).and_then(integers)
+    }
+
+    /// The value of a constant of one float32 element.
+    pub(super) fn scalar(&self, tensor: &str) -> Option<f32> {
+        let values = self.constant(tensor).and_then(floats)?;
+        (values.len() == 1).then(|| values[0])
+    }
+}

@@ -1,0 +1,31 @@
+//! From a forward graph to a gradient graph of standard ONNX operators.
+//!
+//! Reverse-mode differentiation on the graph the user exported (design, "Training"): only nodes
+//! through which the loss depends on the chosen tensors get an adjoint, everything else is shared
+//! with the forward pass. Shapes are measured, not inferred: the caller runs [`probe::graph`] at
+//! two sizes and hands back the [`shapes::Shapes`] it saw, because exporters' own annotations are
+//! absent or wrong.
+//!
+//! | file | one idea |
+//! |---|---|
+//! | `index` | who makes a tensor, who reads it, which are constants |
+//! | `path` | the nodes between the loss and what it is differentiated by |
+//! | `probe`, `shapes` | measuring the shape and type of every tensor on the path |
+//! | `backward` | emitting nodes of the backward pass |
+//! | `rules` | one operator, one rule, one table entry |
+//! | `reverse` | the sweep |
+//! | `loss` | the policy-gradient loss appended to a language model |
+
+mod backward;
+mod error;
+mod index;
+pub mod loss;
+mod path;
+pub mod probe;
+mod reverse;
+mod rules;
+pub mod shapes;
+
+pub use error::AutodiffError;
+pub use path::Path;
+pub use reverse::{Gradient, differentiate};

@@ -1,0 +1,232 @@
+//! A language model's inputs and outputs: tokens, mask, positions, key-value cache.
+
+use std::path::Path;
+
+use super::{RuntimeError, Session, SessionOptions, Tensor};
+use crate::model::{
+    node::{Dim, tensor_type},
+    proto::{GraphProto, ModelProto, ValueInfoProto},
+};
+
+/// One cached tensor: `past` goes in as `[batch, heads, time, size]`, `present` comes out longer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Slot {
+    past: String,
+    present: String,
+    heads: usize,
+    size: usize,
+}
+
+/// The names a causal language model's graph uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    slots: Vec<Slot>,
+    positions: bool,
+    /// The number of tokens the logits distinguish, if the graph states it.
+    pub vocabulary: Option<usize>,
+}
+
+const IDS: &str = "input_ids";
+const MASK: &str = "attention_mask";
+const POSITIONS: &str = "position_ids";
+/// The output that holds the scores of the next token.
+pub const LOGITS: &str = "logits";
+
+impl Interface {
+    /// Reads the names from a graph exported with a cache.
+    ///
+    /// # Errors
+    /// If an input or output of a causal language model is missing.
+    pub fn of(graph: &GraphProto) -> Result<Self, RuntimeError> {
+        let input = |name: &str| graph.input.iter().find(|i| i.name() == name);
+        for name in [IDS, MASK] {
+            if input(name).is_none() {
+                return Err(RuntimeError::NotCausal { what: format!("input '{name}'") });
+            }
+        }
+        let logits = graph.output.iter().find(|o| o.name() == LOGITS);
+        let logits =
+            logits.ok_or_else(|| RuntimeError::NotCausal { what: format!("output '{LOGITS}'") })?;
+        let mut slots = Vec::new();
+        for past in graph.input.iter().filter(|i| i.name().starts_with("past_key_values.")) {
+            slots.push(slot(graph, past)?);
+        }
+        if slots.is_empty() {
+            return Err(RuntimeError::NotCausal { what: "past_key_values inputs".to_owned() });
+        }
+        let vocabulary = match tensor_type(logits).and_then(|(_, dims)| dims.last().cloned()) {
+            Some(Dim::Fixed(n)) => usize::try_from(n).ok(),
+            _ => None,
+        };
+        Ok(Self { slots, positions: input(POSITIONS).is_some(), vocabulary })
+    }
+
+    /// The inputs of one run, in a fixed order.
+    ///
+    /// # Errors
+    /// If the rows are not of the sizes they state.
+    pub fn feeds(&self, rows: &Rows<'_>) -> Result<Vec<(&str, Tensor)>, RuntimeError> {
+        let length = rows.ids.len() / rows.batch.max(1);
+        let width = rows.mask.len() / rows.batch.max(1);
+        let mut feeds = vec![
+            (IDS, Tensor::i64(&[rows.batch, length], rows.ids.to_vec())?),
+            (MASK, Tensor::i64(&[rows.batch, width], rows.mask.to_vec())?),
+        ];
+        if self.positions {
+            feeds.push((POSITIONS, Tensor::i64(&[rows.batch, length], rows.positions.to_vec())?));
+        }
+        Ok(feeds)
+    }
+
+    /// A cache that holds nothing yet.
+    ///
+    /// # Errors
+    /// If the runtime refuses an empty tensor.
+    pub fn empty_cache(&self, batch: usize) -> Result<Cache, RuntimeError> {
+        let made = self.slots.iter().map(|s| Tensor::f32(&[batch, s.heads, 0, s.size], Vec::new()));
+        Ok(Cache { values: made.collect::<Result<_, _>>()? })
+    }
+
+    /// One run's cache inputs when nothing is cached, with their names.
+    ///
+    /// # Errors
+    /// If the runtime refuses an empty tensor.
+    pub fn empty_cache_feeds(&self, batch: usize) -> Result<Vec<(&str, Tensor)>, RuntimeError> {
+        let names = self.slots.iter().map(|s| s.past.as_str());
+        Ok(names.zip(self.empty_cache(batch)?.values).collect())
+    }
+
+    /// The cache as inputs of a run.
+    pub fn cache_feeds<'a>(
+        &'a self,
+        cache: &'a Cache,
+    ) -> impl Iterator<Item = (&'a str, &'a Tensor)> {
+        self.slots.iter().map(|s| s.past.as_str()).zip(&cache.values)
+    }
+}
+
+fn slot(graph: &GraphProto, past: &ValueInfoProto) -> Result<Slot, RuntimeError> {
+    let suffix = past.name().trim_start_matches("past_key_values.");
+    let present = format!("present.{suffix}");
+    if !graph.output.iter().any(|o| o.name() == present) {
+        return Err(RuntimeError::NotCausal { what: format!("output '{present}'") });
+    }
+    let dims = tensor_type(past).map(|(_, dims)| dims).unwrap_or_default();
+    let fixed = |axis: usize| match dims.get(axis) {
+        Some(Dim::Fixed(n)) => usize::try_from(*n).ok(),
+        _ => None,
+    };
+    match (fixed(1), fixed(3)) {
+        (Some(heads), Some(size)) if dims.len() == 4 => {
+            Ok(Slot { past: past.name().to_owned(), present, heads, size })
+        }
+        _ => Err(RuntimeError::Tensor {
+            name: past.name().to_owned(),
+            found: format!("of dimensions {dims:?}"),
+            expected: "[batch, heads, time, size] with fixed heads and size".to_owned(),
+        }),
+    }
+}
+
+/// Tokens of a batch, row after row, each row of the same length.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// Number of rows.
+    pub batch: usize,
+    /// Token ids, `[batch, length]`.
+    pub ids: &'a [i64],
+    /// 1 where a token counts, `[batch, cached + length]`.
+    pub mask: &'a [i64],
+    /// Position of each token in its text, `[batch, length]`.
+    pub positions: &'a [i64],
+}
+
+/// Keys and values of the tokens seen so far.
+#[derive(Debug)]
+pub struct Cache {
+    values: Vec<Tensor>,
+}
+
+impl Cache {
+    /// The rows of the cache named by `picks`, in that order, with repetition.
+    ///
+    /// # Errors
+    /// If the cache does not hold float32.
+    pub fn rows(&self, picks: &[usize]) -> Result<Self, RuntimeError> {
+        let mut values = Vec::with_capacity(self.values.len());
+        for value in &self.values {
+            let mut dims = value.dims();
+            let data = value.as_f32("key-value cache")?;
+            let row: usize = dims.iter().skip(1).product();
+            let mut picked = Vec::with_capacity(row * picks.len());
+            for pick in picks {
+                picked.extend_from_slice(&data[pick * row..(pick + 1) * row]);
+            }
+            dims[0] = picks.len();
+            values.push(Tensor::f32(&dims, picked)?);
+        }
+        Ok(Self { values })
+    }
+}
+
+/// A causal language model ready to run with a cache.
+pub struct CausalGraph {
+    /// The names it uses.
+    pub interface: Interface,
+    session: Session,
+    logits: usize,
+    presents: Vec<usize>,
+}
+
+impl CausalGraph {
+    /// Loads a model exported with a cache; `path` is where its external data would be.
+    ///
+    /// # Errors
+    /// If the graph is not a causal language model or the runtime refuses it.
+    pub fn load(
+        model: &ModelProto,
+        path: &Path,
+        options: SessionOptions,
+    ) -> Result<Self, RuntimeError> {
+        let graph = model.graph.as_ref();
+        let graph = graph.ok_or_else(|| RuntimeError::NotCausal { what: "graph".to_owned() })?;
+        let interface = Interface::of(graph)?;
+        let session = Session::load("the model", model, path, options)?;
+        let outputs = session.outputs();
+        let position = |name: &str| {
+            let found = outputs.iter().position(|(o, _)| o == name);
+            found.ok_or_else(|| RuntimeError::NotCausal { what: format!("output '{name}'") })
+        };
+        let logits = position(LOGITS)?;
+        let presents = interface.slots.iter().map(|s| position(&s.present));
+        let presents = presents.collect::<Result<_, _>>()?;
+        Ok(Self { interface, session, logits, presents })
+    }
+
+    /// Runs `rows` after what `cache` holds; `extra` are inputs beyond a plain model's. Gives the
+    /// logits `[batch, length, vocabulary]` and the longer cache.
+    ///
+    /// # Errors
+    /// If the run fails.
+    pub fn step(
+        &mut self,
+        rows: &Rows<'_>,
+        cache: &Cache,
+        extra: &[(&str, &Tensor)],
+    ) -> Result<(Tensor, Cache), RuntimeError> {
+        let made = self.interface.feeds(rows)?;
+        let mut feeds: Vec<(&str, &Tensor)> = made.iter().map(|(n, t)| (*n, t)).collect();
+        feeds.extend(self.interface.cache_feeds(cache));
+        feeds.extend_from_slice(extra);
+        let mut outputs: Vec<Option<Tensor>> =
+            self.session.run(&feeds)?.into_iter().map(Some).collect();
+        let mut take = |position: usize, what: &str| {
+            outputs[position]
+                .take()
+                .ok_or_else(|| RuntimeError::NotCausal { what: format!("own output for {what}") })
+        };
+        let logits = take(self.logits, LOGITS)?;
+        let values = self.presents.iter().map(|p| take(*p, "the cache"));
+        Ok((logits, Cache { values: values.collect::<Result<_, _>>()? }))
+    }
+}
