@@ -1,0 +1,6 @@
+//! Accuracy one can believe: intervals and paired comparison.
+
+pub mod answers;
+pub mod interval;
+pub mod paired;
+pub mod report;

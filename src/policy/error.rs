@@ -1,0 +1,29 @@
+//! What can go wrong between a question and an answer.
+
+use thiserror::Error;
+
+use super::{sampling::SamplingError, template::TemplateError, tokenizer::TokenizerError};
+use crate::runtime::RuntimeError;
+
+/// A failure of the text side or of a rollout.
+#[derive(Debug, Error)]
+pub enum PolicyError {
+    /// A prompt of no tokens.
+    #[error("prompt {at} has no tokens. Check the question and the chat template")]
+    EmptyPrompt {
+        /// Its place among the prompts.
+        at: usize,
+    },
+    /// ONNX Runtime failed.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The model's scores cannot be sampled from.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// No chat template, or one that fails.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// No tokenizer, or one of another model.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+}

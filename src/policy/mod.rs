@@ -1,0 +1,12 @@
+//! A language model that answers: tokenizer, chat template, sampling, rollouts.
+
+mod error;
+pub mod live;
+pub mod rollout;
+pub mod sampling;
+pub mod side_files;
+pub mod template;
+pub mod tokenizer;
+pub mod voice;
+
+pub use error::PolicyError;

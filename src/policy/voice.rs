@@ -1,0 +1,58 @@
+//! From a question to the tokens of a prompt, and from an answer's tokens to text.
+
+use std::path::Path;
+
+use super::{
+    PolicyError,
+    rollout::Completion,
+    template::{ChatTemplate, Message},
+    tokenizer::Tokenizer,
+};
+
+/// The text side of a model: its tokenizer and chat template.
+pub struct Voice {
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+}
+
+impl Voice {
+    /// Reads tokenizer and template from a model's folder.
+    ///
+    /// # Errors
+    /// If a file is missing or the tokenizer does not fit a vocabulary of `vocabulary` tokens.
+    pub fn load(folder: &Path, vocabulary: Option<usize>) -> Result<Self, PolicyError> {
+        let tokenizer = Tokenizer::load(folder)?;
+        if let Some(size) = vocabulary {
+            tokenizer.check_vocabulary(size)?;
+        }
+        Ok(Self { template: ChatTemplate::load(folder)?, tokenizer })
+    }
+
+    /// The tokens of a conversation of one question, up to where the answer begins.
+    ///
+    /// # Errors
+    /// If the template or the tokenizer refuses the question, or nothing is left of it.
+    pub fn prompt(&self, question: &str) -> Result<Vec<u32>, PolicyError> {
+        let tokens = self.template.tokens(&self.tokenizer, &[Message::new("user", question)])?;
+        if tokens.is_empty() { Err(PolicyError::EmptyPrompt { at: 0 }) } else { Ok(tokens) }
+    }
+
+    /// The text of an answer, without the token that ended it.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot decode it.
+    pub fn text(&self, completion: &Completion) -> Result<String, PolicyError> {
+        let end = completion.tokens.len() - usize::from(completion.stopped);
+        Ok(self.tokenizer.decode(&completion.tokens[..end])?)
+    }
+
+    /// The tokens that end an answer.
+    pub fn stop(&self) -> &[u32] {
+        self.tokenizer.stop()
+    }
+
+    /// The token that fills short prompts.
+    pub fn pad(&self) -> u32 {
+        self.tokenizer.pad()
+    }
+}

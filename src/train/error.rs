@@ -1,0 +1,96 @@
+//! What can stop a training run.
+
+use thiserror::Error;
+
+use super::{
+    adam::AdamError, journal::JournalError, mean_gradient::GradientError,
+    placement::PlacementError, reward::RewardError,
+};
+use crate::{
+    autodiff::AutodiffError,
+    format::{FormatError, ModuleId},
+    model::ModelError,
+    policy::PolicyError,
+    projection::ProjectionError,
+    runtime::RuntimeError,
+    surgery::{GraftError, PatchError},
+};
+
+/// Why training or one of its parts cannot go on.
+#[derive(Debug, Error)]
+pub enum TrainError {
+    /// A model file without a graph.
+    #[error("the model holds no graph. Export it again")]
+    NoGraph,
+    /// A module the model does not offer.
+    #[error("{module} is not a module of this model. See `tla inspect` for those that are")]
+    NotATarget {
+        /// The module.
+        module: ModuleId,
+    },
+    /// No module left to adapt.
+    #[error("no module of this model has the roles and layers asked for. See `tla inspect`")]
+    NothingPlaced,
+    /// Gradients asked of a model loaded for answering only.
+    #[error("this model was loaded without its gradient graph. This is a fault of tla: report it")]
+    NotTrainable,
+    /// The loss or a gradient overflowed.
+    #[error(
+        "the gradient is not finite (loss {loss}). Lower --learning-rate, or check the model's logits"
+    )]
+    NotFinite {
+        /// The loss of the step.
+        loss: f64,
+    },
+    /// No group of answers had one better than another.
+    #[error(
+        "{answers} sampled answers (mean reward {reward:.3}) held no group with both right and \
+         wrong ones, so there is nothing to learn from. Check the answer format the model was \
+         taught, raise --samples or --temperature, or take easier or harder problems"
+    )]
+    NothingToLearn {
+        /// Answers sampled.
+        answers: usize,
+        /// Their mean reward.
+        reward: f64,
+    },
+    /// The optimiser refuses a gradient.
+    #[error(transparent)]
+    Adam(#[from] AdamError),
+    /// The gradient cannot be averaged.
+    #[error(transparent)]
+    Average(#[from] GradientError),
+    /// No place for the parameters.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    /// The adapter cannot be encoded.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The journal cannot be written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// An answer cannot be judged.
+    #[error(transparent)]
+    Reward(#[from] RewardError),
+    /// The graph has no gradient.
+    #[error(transparent)]
+    Autodiff(#[from] AutodiffError),
+    /// The low-rank path does not fit.
+    #[error(transparent)]
+    Graft(#[from] GraftError),
+    /// A weight cannot be read.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// An edit of the graph was refused.
+    #[error(transparent)]
+    Patch(#[from] PatchError),
+    /// The geometry does not fit the modules.
+    #[error(transparent)]
+    Projection(#[from] ProjectionError),
+    /// ONNX Runtime failed.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The text side failed.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+}

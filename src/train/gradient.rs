@@ -1,0 +1,202 @@
+//! The gradient graph of a grafted model, built and run.
+
+use std::path::Path as FilePath;
+
+use super::{TrainError, batch::MicroBatch};
+use crate::{
+    autodiff::{
+        Path, differentiate,
+        loss::{self, loss_patch},
+        probe,
+    },
+    format::ModuleId,
+    model::{
+        node::{Attribute, node, untyped_value, with_attribute},
+        proto::ModelProto,
+    },
+    runtime::{Interface, LOGITS, Rows, Session, SessionOptions, Tensor, measure},
+    surgery::{MIXING, mixing_of},
+};
+
+/// Float32 `[modules, r, r]` output: dL/dM of each module.
+const GRADIENT: &str = "tla_gradient";
+
+/// What the loss needs beside the tokens.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LossSettings {
+    /// Temperature the tokens were sampled at.
+    pub temperature: f32,
+    /// Ratios are clipped to 1 − `clip` and 1 + `clip`.
+    pub clip: f32,
+    /// Weight of the divergence from the base.
+    pub kl: f32,
+    /// Share of one token in the loss.
+    pub token_weight: f32,
+}
+
+/// What one run of the graph gives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GradientStep {
+    /// The loss of the micro-batch.
+    pub loss: f64,
+    /// log-probability of each answer token.
+    pub logprobs: Vec<f32>,
+    /// dL/dM of each module, `[modules, r, r]`.
+    pub by_mixing: Vec<f32>,
+}
+
+/// A model whose loss and gradient by every module's M come from one run.
+pub struct GradientGraph {
+    session: Session,
+    interface: Interface,
+}
+
+impl GradientGraph {
+    /// Appends the loss to `grafted`, differentiates it by the M of each of `modules`, and loads
+    /// the result. `path` is where the model's external data would be.
+    ///
+    /// # Errors
+    /// If an operator has no gradient rule, or the runtime refuses a graph.
+    pub fn build(
+        grafted: &ModelProto,
+        path: &FilePath,
+        modules: &[ModuleId],
+        rank: usize,
+        options: SessionOptions,
+    ) -> Result<Self, TrainError> {
+        let model = gradient_model(grafted, path, modules, rank, options)?;
+        let graph = grafted.graph.as_ref().ok_or(TrainError::NoGraph)?;
+        let interface = Interface::of(graph)?;
+        let session = Session::load("the gradient graph", &model, path, options)?;
+        Ok(Self { session, interface })
+    }
+
+    /// Loss, log-probabilities and gradient of one micro-batch under the adapter `mixing`.
+    /// `base` holds the base's log-probabilities, or the sampled ones where the divergence does
+    /// not count.
+    ///
+    /// # Errors
+    /// If the run fails or its result is not finite.
+    pub fn run(
+        &mut self,
+        batch: &MicroBatch,
+        mixing: &Tensor,
+        base: &[f32],
+        settings: LossSettings,
+    ) -> Result<GradientStep, TrainError> {
+        let feeds = feeds(&self.interface, batch, base, settings)?;
+        let cache = self.interface.empty_cache(batch.rows)?;
+        let mut inputs: Vec<(&str, &Tensor)> = feeds.iter().map(|(n, t)| (*n, t)).collect();
+        inputs.extend(self.interface.cache_feeds(&cache));
+        inputs.push((MIXING, mixing));
+        let outputs = self.session.run(&inputs)?;
+        let [loss, logprobs, gradient] = &outputs[..] else { return Err(TrainError::NoGraph) };
+        let step = GradientStep {
+            loss: f64::from(*loss.as_f32(loss::LOSS)?.first().ok_or(TrainError::NoGraph)?),
+            logprobs: logprobs.as_f32(loss::LOGPROBS)?.to_vec(),
+            by_mixing: gradient.as_f32(GRADIENT)?.to_vec(),
+        };
+        let finite = step.loss.is_finite() && step.by_mixing.iter().all(|g| g.is_finite());
+        if finite { Ok(step) } else { Err(TrainError::NotFinite { loss: step.loss }) }
+    }
+}
+
+/// `grafted` with the loss, its gradient and nothing else as outputs.
+///
+/// # Errors
+/// As [`GradientGraph::build`].
+pub fn gradient_model(
+    grafted: &ModelProto,
+    path: &FilePath,
+    modules: &[ModuleId],
+    rank: usize,
+    options: SessionOptions,
+) -> Result<ModelProto, TrainError> {
+    let mut model = grafted.clone();
+    let opset = model.opset_import.iter().find(|o| matches!(o.domain(), "" | "ai.onnx"));
+    let opset = opset.map_or(0, |o| o.version());
+    let interface = Interface::of(model.graph.as_ref().ok_or(TrainError::NoGraph)?)?;
+    let graph = model.graph.as_mut().ok_or(TrainError::NoGraph)?;
+    loss_patch(graph, LOGITS)?.apply(graph)?;
+    let wrt: Vec<String> = modules.iter().map(|m| mixing_of(*m)).collect();
+    let along = Path::find(graph, loss::LOSS, &wrt)?;
+    let names = probe::tensors(graph, &along);
+    let shapes = {
+        let probe = probe::graph(&model, &names);
+        let small = probe_feeds(&interface, modules.len(), rank, 2)?;
+        let large = probe_feeds(&interface, modules.len(), rank, 3)?;
+        measure(&probe, path, &names, [&small, &large], options)?
+    };
+    let graph = model.graph.as_mut().ok_or(TrainError::NoGraph)?;
+    let gradient = differentiate(graph, opset, &along, &shapes)?;
+    graph.node.extend(gradient.nodes);
+    graph.initializer.extend(gradient.initializers);
+    let parts: Vec<&str> = gradient.adjoints.iter().map(String::as_str).collect();
+    let concat = node("Concat", GRADIENT, &parts, &[GRADIENT]);
+    graph.node.push(with_attribute(concat, "axis", Attribute::Int(0)));
+    graph.output.push(untyped_value(GRADIENT));
+    Ok(model)
+}
+
+/// Small inputs of a size that shares no dimension with those of another `rows`.
+fn probe_feeds(
+    interface: &Interface,
+    modules: usize,
+    rank: usize,
+    rows: usize,
+) -> Result<Vec<(String, Tensor)>, TrainError> {
+    let (length, tokens) = (2 * rows + 1, rows + 1);
+    let batch = MicroBatch {
+        rows,
+        ids: vec![0; rows * length],
+        mask: vec![1; rows * length],
+        positions: (0..rows * length).map(|k| (k % length) as i64).collect(),
+        predicted_from: (0..tokens as i64).collect(),
+        labels: vec![0; tokens],
+        advantages: vec![1.0; tokens],
+        sampled_logprobs: vec![0.0; tokens],
+    };
+    let settings = LossSettings { temperature: 1.0, clip: 0.2, kl: 0.0, token_weight: 1.0 };
+    let mut made: Vec<(String, Tensor)> =
+        feeds(interface, &batch, &batch.sampled_logprobs, settings)?
+            .into_iter()
+            .map(|(name, tensor)| (name.to_owned(), tensor))
+            .collect();
+    for (name, empty) in interface.empty_cache_feeds(rows)? {
+        made.push((name.to_owned(), empty));
+    }
+    let mixing = Tensor::f32(&[modules, 1, rank, rank], vec![0.0; modules * rank * rank])?;
+    made.push((MIXING.to_owned(), mixing));
+    Ok(made)
+}
+
+fn feeds<'a>(
+    interface: &'a Interface,
+    batch: &MicroBatch,
+    base: &[f32],
+    settings: LossSettings,
+) -> Result<Vec<(&'a str, Tensor)>, TrainError> {
+    let rows =
+        Rows { batch: batch.rows, ids: &batch.ids, mask: &batch.mask, positions: &batch.positions };
+    let tokens = batch.labels.len();
+    let mut feeds = interface.feeds(&rows)?;
+    feeds.push((loss::POSITIONS, Tensor::i64(&[tokens], batch.predicted_from.clone())?));
+    feeds.push((loss::LABELS, Tensor::i64(&[tokens], batch.labels.clone())?));
+    for (name, values) in [
+        (loss::ADVANTAGES, batch.advantages.clone()),
+        (loss::OLD, batch.sampled_logprobs.clone()),
+        (loss::BASE, base.to_vec()),
+        (loss::WEIGHTS, vec![settings.token_weight; tokens]),
+    ] {
+        feeds.push((name, Tensor::f32(&[tokens], values)?));
+    }
+    for (name, value) in [
+        (loss::SHARPNESS, 1.0 / settings.temperature),
+        (loss::LOW, 1.0 - settings.clip),
+        (loss::HIGH, 1.0 + settings.clip),
+        (loss::KL, settings.kl),
+    ] {
+        feeds.push((name, Tensor::f32(&[], vec![value])?));
+    }
+    Ok(feeds)
+}

@@ -1,0 +1,71 @@
+//! Measuring where the gradient is, before any number is trained.
+//!
+//! At v = 0 every module is grafted, answers are sampled and scored as in training, and one
+//! backward pass gives dL/dR of all modules at once (design, "Placement before training"). Parts
+//! of the answers, none sharing a group, give independent estimates; their spread says how much
+//! of the mean is noise.
+
+use super::{
+    TrainError,
+    data::Problem,
+    explore::explore,
+    mean_gradient::{GradientAverage, MeanGradient},
+    order::Order,
+    reward::Reward,
+    run::{Recipe, gradient_of},
+    student::Student,
+};
+use crate::policy::live::Live;
+
+/// The stream of scouting answers, apart from those of the training steps.
+const SCOUTING: u64 = 1 << 40;
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Effort {
+    /// Batches of answers, each as large as a training step's.
+    pub batches: usize,
+    /// Parts a batch is cut into.
+    pub parts: usize,
+}
+
+/// Measures the gradient at v = 0 by the R of each of `live`'s modules. `watch` hears of each
+/// batch: how many are done.
+///
+/// # Errors
+/// If answers cannot be sampled or scored, or in fewer than two parts one was worth more than
+/// another.
+pub fn survey(
+    student: &mut Student,
+    live: &Live,
+    problems: &[Problem],
+    reward: &dyn Reward,
+    recipe: &Recipe,
+    effort: Effort,
+    watch: &mut dyn FnMut(usize),
+) -> Result<MeanGradient, TrainError> {
+    let v = vec![0f32; live.parameters()];
+    let mixing = live.mixing(&v)?;
+    let mut order = Order::new(problems.len(), recipe.exploration.seed ^ SCOUTING);
+    let mut average = GradientAverage::new(live.rank(), live.modules().to_vec())?;
+    let (mut answers, mut worth, mut estimates) = (0, 0.0, 0);
+    for batch in 0..effort.batches {
+        let chosen: Vec<&Problem> =
+            order.take(recipe.problems).into_iter().map(|i| &problems[i]).collect();
+        let step = SCOUTING + batch as u64;
+        let groups = explore(student, &chosen, &mixing, reward, &recipe.exploration, step)?;
+        answers += groups.iter().map(|g| g.rewards.len()).sum::<usize>();
+        worth += groups.iter().flat_map(|g| &g.rewards).sum::<f64>();
+        for part in groups.chunks(groups.len().div_ceil(effort.parts.max(1)).max(1)) {
+            if let Some(found) = gradient_of(student, live, &v, part, recipe)? {
+                average.add(&found.by_mixing.concat())?;
+                estimates += 1;
+            }
+        }
+        watch(batch + 1);
+    }
+    if estimates < 2 {
+        return Err(TrainError::NothingToLearn { answers, reward: worth / answers.max(1) as f64 });
+    }
+    Ok(average.mean()?)
+}

@@ -1,0 +1,142 @@
+//! The model being trained: one export, grafted once, run for rollouts and for gradients.
+
+use std::path::Path;
+
+use ndarray::Array2;
+
+use super::{TrainError, gradient::GradientGraph};
+use crate::{
+    format::{ModuleId, Split},
+    model::{OnnxModel, Targets, proto::ModelProto},
+    policy::voice::Voice,
+    projection::{Basis, basis},
+    runtime::{CausalGraph, Interface, LOGITS, SessionOptions},
+    surgery::{LowRank, last_token_patch, lowrank_patch},
+};
+
+/// A module and the truncated singular value decomposition of its weight.
+#[derive(Debug, Clone)]
+pub struct Frozen {
+    /// Layer and role.
+    pub module: ModuleId,
+    /// Its canonical basis.
+    pub basis: Basis,
+}
+
+/// A grafted model ready to answer, and its gradient graph where one was asked for.
+pub struct Student {
+    /// Text in and out.
+    pub voice: Voice,
+    /// The rollout graph.
+    pub graph: CausalGraph,
+    /// The gradient graph of the same graft.
+    pub gradient: Option<GradientGraph>,
+}
+
+impl Student {
+    /// Grafts the modules of `frozen` onto `model` and loads what training needs.
+    ///
+    /// # Errors
+    /// If the model is not a causal language model with tokenizer and chat template, the graft
+    /// does not fit it, or it cannot be differentiated.
+    pub fn load(
+        model: &OnnxModel,
+        targets: &Targets,
+        frozen: &[Frozen],
+        split: Split,
+        trainable: bool,
+        options: SessionOptions,
+    ) -> Result<Self, TrainError> {
+        let interface = Interface::of(model.graph())?;
+        let voice = Voice::load(model.folder(), interface.vocabulary)?;
+        let grafted = graft(model, targets, frozen, split)?;
+        let gradient = match trainable {
+            true => Some(differentiated(&grafted, &model.path, frozen, options)?),
+            false => None,
+        };
+        let graph = CausalGraph::load(&for_rollouts(grafted)?, &model.path, options)?;
+        Ok(Self { voice, graph, gradient })
+    }
+}
+
+fn differentiated(
+    grafted: &ModelProto,
+    path: &Path,
+    frozen: &[Frozen],
+    options: SessionOptions,
+) -> Result<GradientGraph, TrainError> {
+    let modules: Vec<ModuleId> = frozen.iter().map(|f| f.module).collect();
+    let rank = frozen.first().map_or(0, |f| f.basis.sigma.len());
+    GradientGraph::build(grafted, path, &modules, rank, options)
+}
+
+/// The bases of `modules` at rank `rank`. `watch` hears of each: how many are done.
+///
+/// # Errors
+/// If a module is not a target of the model, or its weight is not finite.
+pub fn freeze(
+    model: &OnnxModel,
+    targets: &Targets,
+    modules: &[ModuleId],
+    rank: usize,
+    threads: usize,
+    watch: &mut dyn FnMut(usize),
+) -> Result<Vec<Frozen>, TrainError> {
+    let mut frozen = Vec::with_capacity(modules.len());
+    for module in modules {
+        let target = targets.get(*module).ok_or(TrainError::NotATarget { module: *module })?;
+        let weight = model.weight(target)?;
+        frozen
+            .push(Frozen { module: *module, basis: basis(weight.view(), *module, rank, threads)? });
+        watch(frozen.len());
+    }
+    Ok(frozen)
+}
+
+/// `model` with the low-rank path of each of `frozen` and [`crate::surgery::MIXING`] as an input.
+///
+/// # Errors
+/// If a module is not a target of the model.
+pub fn graft(
+    model: &OnnxModel,
+    targets: &Targets,
+    frozen: &[Frozen],
+    split: Split,
+) -> Result<ModelProto, TrainError> {
+    let rank = frozen.first().map_or(0, |f| f.basis.sigma.len());
+    let mut paths = Vec::with_capacity(frozen.len());
+    for Frozen { module, basis } in frozen {
+        let target = targets.get(*module).ok_or(TrainError::NotATarget { module: *module })?;
+        let (on_left, on_right): (Vec<f64>, Vec<f64>) = match split {
+            Split::Paper => (basis.sigma.clone(), vec![1.0; rank]),
+            Split::Peft => {
+                let root: Vec<f64> = basis.sigma.iter().map(|s| s.sqrt()).collect();
+                (root.clone(), root)
+            }
+        };
+        let scaled = |m: &Array2<f64>, by: &[f64]| {
+            Array2::from_shape_fn(m.raw_dim(), |(i, k)| (m[[i, k]] * by[k]) as f32)
+        };
+        paths.push(LowRank {
+            target,
+            left: scaled(&basis.u, &on_left),
+            right: scaled(&basis.v, &on_right),
+        });
+    }
+    let mut proto = model.proto.clone();
+    let graph = proto.graph.as_mut().ok_or(TrainError::NoGraph)?;
+    lowrank_patch(graph, &paths, rank)?.apply(graph)?;
+    Ok(proto)
+}
+
+/// The same graph with logits of the last position only.
+///
+/// # Errors
+/// If the cut does not fit the graph.
+pub fn for_rollouts(mut grafted: ModelProto) -> Result<ModelProto, TrainError> {
+    let graph = grafted.graph.as_mut().ok_or(TrainError::NoGraph)?;
+    if let Some(patch) = last_token_patch(graph, LOGITS) {
+        patch.apply(graph)?;
+    }
+    Ok(grafted)
+}
