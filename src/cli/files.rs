@@ -1,0 +1,159 @@
+//! Small files in and out: capped before they are read, whole or not at all when written.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+use tempfile::NamedTempFile;
+use thiserror::Error;
+
+/// The most bytes an adapter or an input of `pack` may have. The largest adapter has 16 MiB.
+pub const LIMIT: u64 = 64 << 20;
+
+/// Why a file could not be read or written.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// Nothing at this path.
+    #[error("{} does not exist. Check the path", path.display())]
+    Missing {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("cannot {action} {}: {source}. Check that the path may be used", path.display())]
+    Io {
+        /// "read" or "write".
+        action: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A folder or a device where a file is meant.
+    #[error("{} is not a regular file. Give the path of a file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Larger than anything meant here.
+    #[error("{} has more than {limit} bytes. It is not the file that is meant here", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The cap.
+        limit: u64,
+    },
+    /// No place for the output.
+    #[error("the folder of {} does not exist. Create it first", path.display())]
+    NoFolder {
+        /// The output.
+        path: PathBuf,
+    },
+    /// An output that was protected.
+    #[error("{} is read-only. Choose another output, or make it writable", path.display())]
+    ReadOnly {
+        /// The output.
+        path: PathBuf,
+    },
+    /// Output and input are one file.
+    #[error("{} is an input of this command and will not be overwritten. Choose another output", path.display())]
+    WouldOverwriteInput {
+        /// The output.
+        path: PathBuf,
+    },
+    /// An output that is neither kind of place.
+    #[error("{} ends neither in .onnx nor in a separator. Name an .onnx file, or a folder", path.display())]
+    Neither {
+        /// The output.
+        path: PathBuf,
+    },
+}
+
+impl FileError {
+    /// The operating system refused.
+    pub fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::NotFound if action == "read" => Self::Missing { path: path.into() },
+            _ => Self::Io { action, path: path.into(), source },
+        }
+    }
+}
+
+/// The bytes of a file of at most [`LIMIT`].
+pub fn read(path: &Path) -> Result<Vec<u8>, FileError> {
+    let failed = |source| FileError::io("read", path, source);
+    let file = File::open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_dir() {
+        return Err(FileError::NotAFile { path: path.into() });
+    }
+    let mut bytes = Vec::new();
+    file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(failed)?;
+    match bytes.len() as u64 > LIMIT {
+        true => Err(FileError::TooLarge { path: path.into(), limit: LIMIT }),
+        false => Ok(bytes),
+    }
+}
+
+/// Refuses an output that is an input, is protected, is no file, or has no folder to lie in.
+pub fn check_output(out: &Path, inputs: &[PathBuf]) -> Result<(), FileError> {
+    if out.file_name().is_none() {
+        return Err(FileError::NotAFile { path: out.into() });
+    }
+    if !folder(out).is_dir() {
+        return Err(FileError::NoFolder { path: out.into() });
+    }
+    // An output that does not exist yet is none of these.
+    let Ok(meta) = fs::metadata(out) else { return Ok(()) };
+    if !meta.is_file() {
+        return Err(FileError::NotAFile { path: out.into() });
+    }
+    let place = |path: &Path| fs::canonicalize(path).ok();
+    let target = place(out);
+    if target.is_some() && inputs.iter().any(|input| place(input) == target) {
+        return Err(FileError::WouldOverwriteInput { path: out.into() });
+    }
+    // A rename does not ask the file it replaces.
+    match meta.permissions().readonly() {
+        true => Err(FileError::ReadOnly { path: out.into() }),
+        false => Ok(()),
+    }
+}
+
+/// Writes a whole file beside its place, then renames it.
+pub fn write(out: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    place(stage(out, &mut &*bytes)?, out)
+}
+
+/// Everything from `source` in a file beside `out`, which vanishes unless it is placed.
+pub fn stage(out: &Path, source: &mut impl Read) -> Result<NamedTempFile, FileError> {
+    let failed = |source| FileError::io("write", out, source);
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".tla-");
+    #[cfg(unix)]
+    {
+        // What any new file would have; temporary files are private by default.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    let mut file = builder.tempfile_in(folder(out)).map_err(failed)?;
+    io::copy(source, &mut file).map_err(failed)?;
+    file.flush().and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+    Ok(file)
+}
+
+/// Puts a staged file in its place.
+pub fn place(staged: NamedTempFile, out: &Path) -> Result<(), FileError> {
+    match staged.persist(out) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(FileError::io("write", out, error.error)),
+    }
+}
+
+/// The folder a path lies in.
+pub fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}

@@ -1,0 +1,108 @@
+//! `tla inspect`: what of a model can be adapted.
+
+use super::{
+    CliError, Output, Verdict,
+    base::Base,
+    output::{hex, name},
+    threads::Threads,
+};
+use crate::model::{Summary, TargetLine, summarize};
+use serde::Serialize;
+use std::{fmt, path::PathBuf};
+
+/// List the modules of a model that can be adapted, what was skipped, and the base digest
+///
+/// The base digest covers the seven linear roles (q k v o gate up down) in every layer;
+/// embeddings, head, norms and biases are not covered.
+#[derive(clap::Args)]
+pub struct Inspect {
+    /// An .onnx file, or a folder with model.onnx
+    model: PathBuf,
+    #[command(flatten)]
+    threads: Threads,
+}
+
+impl Inspect {
+    /// Prints the summary.
+    pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
+        let base = Base::load(&self.model)?;
+        let summary = self.threads.install(|| summarize(&base.model, &base.targets))??;
+        if summary.base_digest.is_none() {
+            out.say(
+                "the model has no base digest, because a linear role of some layer was skipped. \
+                 No adapter can be bound to it.",
+            );
+        }
+        out.report(&Report::from(summary))?;
+        Ok(Verdict::Yes)
+    }
+}
+
+/// The line of JSON.
+#[derive(Serialize)]
+struct Report {
+    /// Which weights an adapter made for this model names; null if there is no digest.
+    base_digest: Option<String>,
+    /// Number of layers.
+    layers: usize,
+    /// Version of the default operator set.
+    opset: i64,
+    /// Who wrote the file, as it says itself.
+    producer: String,
+    /// Bytes of the weights that can be adapted.
+    adaptable_bytes: u64,
+    /// The modules, sorted by layer, then role.
+    targets: Vec<TargetLine>,
+    /// What was left out, and why.
+    skipped: Vec<SkippedLine>,
+}
+
+#[derive(Serialize)]
+struct SkippedLine {
+    name: String,
+    reason: String,
+}
+
+impl From<Summary> for Report {
+    fn from(summary: Summary) -> Self {
+        let line = |s: crate::model::Skipped| SkippedLine { name: s.name, reason: s.reason };
+        Self {
+            base_digest: summary.base_digest.map(|digest| hex(&digest)),
+            layers: summary.layers,
+            opset: summary.opset,
+            producer: summary.producer,
+            adaptable_bytes: summary.adaptable_bytes,
+            targets: summary.targets,
+            skipped: summary.skipped.into_iter().map(line).collect(),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nodes: Vec<_> = self.targets.iter().map(|t| name(&t.node)).collect();
+        let wide = nodes.iter().map(|n| n.chars().count()).max().unwrap_or(0).max(4);
+        let (layer, role, rows, cols, dtype) = ("layer", "role", "rows", "cols", "type");
+        writeln!(
+            f,
+            "{layer:>5}  {role:<7}  {rows:>6}  {cols:>6}  {dtype:<8}  {:<wide$}  initializer",
+            "node"
+        )?;
+        for (target, node) in self.targets.iter().zip(&nodes) {
+            let TargetLine { layer, role, rows, cols, dtype, .. } = target;
+            let initializer = name(&target.initializer);
+            let shared = if target.shared { " (shared)" } else { "" };
+            writeln!(
+                f,
+                "{layer:>5}  {role:<7}  {rows:>6}  {cols:>6}  {dtype:<8}  {node:<wide$}  {initializer}{shared}"
+            )?;
+        }
+        for skipped in &self.skipped {
+            writeln!(f, "skipped {}: {}", name(&skipped.name), name(&skipped.reason))?;
+        }
+        let (modules, layers, bytes) = (self.targets.len(), self.layers, self.adaptable_bytes);
+        writeln!(f, "{modules} modules in {layers} layers, {bytes} bytes that can be adapted")?;
+        writeln!(f, "opset {}, written by {}", self.opset, name(&self.producer))?;
+        writeln!(f, "base digest {}", self.base_digest.as_deref().unwrap_or("none"))
+    }
+}

@@ -1,0 +1,159 @@
+//! `tla merge`: an adapter into the weights of its model.
+
+use super::{
+    CliError, Output, Verdict, base::Base, destination::Destination, files, threads::Threads,
+};
+use crate::{
+    format::{Adapter, Header},
+    projection::factors_digest,
+    surgery::{Merged, Survival, merge},
+};
+use serde::Serialize;
+use std::{fmt, path::PathBuf};
+
+/// Merge an adapter into a model that plain ONNX Runtime loads
+///
+/// The adapter must belong to the model and rebuild to what it names. Says how much of the update
+/// survived the rounding, and writes nothing (exit status 1) if less than half did.
+#[derive(clap::Args)]
+pub struct Merge {
+    /// The model: an .onnx file, or a folder with model.onnx
+    model: PathBuf,
+    /// The adapter
+    #[arg(value_name = "A.tla")]
+    adapter: PathBuf,
+    /// The merged model: an .onnx file, or a folder, which gets tokenizer and configurations too
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+    /// Write the model even if most of the update is lost
+    #[arg(long)]
+    force: bool,
+    /// Merge an adapter that does not say which model it belongs to
+    #[arg(long)]
+    unbound: bool,
+    #[command(flatten)]
+    threads: Threads,
+}
+
+impl Merge {
+    /// Checks, merges, writes.
+    pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
+        let bytes = files::read(&self.adapter)?;
+        let adapter = Adapter::decode(&bytes)
+            .map_err(|source| CliError::Adapter { path: self.adapter.clone(), source })?;
+        let header = adapter.header();
+        self.check_bound(header, out)?;
+        let base = Base::load(&self.model)?;
+        let destination = Destination::new(&self.output)?;
+        let mut inputs = base.model.files();
+        inputs.push(self.adapter.clone());
+        destination.check(&inputs)?;
+        self.check_base(header, &base)?;
+
+        let v: Vec<f32> = adapter.values().collect();
+        let factors = base.factors(header, &v, &self.threads)?;
+        let (expected, found) = (header.factors_digest, factors_digest(&factors));
+        if expected != [0; 32] && expected != found {
+            let adapter = self.adapter.clone();
+            return Err(CliError::OtherFactors { adapter, expected, found });
+        }
+        let threads = self.threads.count();
+        let Merged { proto, survival } =
+            merge(&base.model, &base.targets, header, &factors, threads)?;
+        if survival.lost_most() {
+            let left = Percent(survival.fraction());
+            if !self.force {
+                out.say(format_args!(
+                    "only {left} of the update survives the rounding, so nothing was written. \
+                     Train a larger update, or write it anyway with --force."
+                ));
+                out.report(&Report::new(None, &survival))?;
+                return Ok(Verdict::No);
+            }
+            out.say(format_args!("only {left} of the update survives the rounding."));
+        }
+        destination.write(&proto, &base.model, &inputs)?;
+        out.report(&Report::new(Some(self.output.display().to_string()), &survival))?;
+        Ok(Verdict::Yes)
+    }
+
+    fn check_bound(&self, header: &Header, out: &Output) -> Result<(), CliError> {
+        match (header.is_bound(), self.unbound) {
+            (true, _) => {}
+            (false, true) => out.say(
+                "the adapter is unbound: nothing says that it belongs to this model \
+                 or what it rebuilds to.",
+            ),
+            (false, false) => return Err(CliError::Unbound { path: self.adapter.clone() }),
+        }
+        Ok(())
+    }
+
+    fn check_base(&self, header: &Header, base: &Base) -> Result<(), CliError> {
+        let expected = header.base_digest;
+        if expected == [0; 32] {
+            return Ok(());
+        }
+        let found = base.digest(&self.threads)?;
+        if found == expected {
+            return Ok(());
+        }
+        let (adapter, model) = (self.adapter.clone(), self.model.clone());
+        Err(CliError::OtherBase { adapter, expected, model, found })
+    }
+}
+
+/// The line of JSON.
+#[derive(Serialize)]
+struct Report {
+    /// As named; null if nothing was written.
+    output: Option<String>,
+    /// The part of the whole update that survived the rounding, 1 for all of it.
+    survival: f64,
+    /// The same for each module, sorted.
+    modules: Vec<ModuleLine>,
+}
+
+#[derive(Serialize)]
+struct ModuleLine {
+    layer: u16,
+    role: &'static str,
+    survival: f64,
+}
+
+impl Report {
+    fn new(output: Option<String>, survival: &Survival) -> Self {
+        let line = |m: &crate::surgery::ModuleSurvival| ModuleLine {
+            layer: m.module.layer,
+            role: m.module.role.name(),
+            survival: m.fraction(),
+        };
+        let modules = survival.modules.iter().map(line).collect();
+        Self { output, survival: survival.fraction(), modules }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:>5}  {:<7}  {:>9}", "layer", "role", "survival")?;
+        for ModuleLine { layer, role, survival } in &self.modules {
+            writeln!(f, "{layer:>5}  {role:<7}  {:>9}", Percent(*survival))?;
+        }
+        let (left, modules) = (Percent(self.survival), self.modules.len());
+        match &self.output {
+            Some(output) => {
+                writeln!(f, "{output}: {left} of the update survives in {modules} modules")
+            }
+            None => writeln!(f, "not written: {left} of the update survives in {modules} modules"),
+        }
+    }
+}
+
+/// A fraction for people.
+struct Percent(f64);
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{:.2} %", self.0 * 100.0))
+    }
+}

@@ -1,0 +1,132 @@
+//! The command line: one file per command.
+//!
+//! A command is a file with its arguments and a `run`, one variant of [`Command`] and one arm of
+//! [`Command::run`]. The result goes to stdout, for people or with `--json` for machines; all
+//! talk goes to stderr. The exit status is 0 for yes, 1 for no, 2 for could not say.
+
+mod base;
+mod destination;
+mod error;
+#[cfg(feature = "train")]
+mod eval;
+mod files;
+mod inspect;
+mod merge;
+mod output;
+mod pack;
+#[cfg(feature = "train")]
+mod progress;
+mod recipe;
+mod show;
+mod threads;
+#[cfg(feature = "train")]
+mod train;
+#[cfg(feature = "train")]
+mod train_options;
+mod verify;
+
+use clap::{Parser, error::ErrorKind};
+use error::CliError;
+use output::Output;
+use std::process::ExitCode;
+
+/// Adapters of 13 numbers for language models, as files of 154 bytes that anyone can verify
+///
+/// The result goes to stdout, all talk to stderr. Exit status: 0 yes, 1 no, 2 could not say.
+#[derive(Parser)]
+#[command(name = "tla", version, max_term_width = 100)]
+struct Cli {
+    /// Write the result as one line of JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The commands in the order in which they are used.
+#[derive(clap::Subcommand)]
+enum Command {
+    Inspect(inspect::Inspect),
+    #[cfg(feature = "train")]
+    Train(train::Train),
+    #[cfg(feature = "train")]
+    Eval(eval::Eval),
+    Pack(pack::Pack),
+    Show(show::Show),
+    Verify(verify::Verify),
+    Merge(merge::Merge),
+}
+
+impl Command {
+    fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
+        match self {
+            Self::Inspect(command) => command.run(out),
+            #[cfg(feature = "train")]
+            Self::Train(command) => command.run(out),
+            #[cfg(feature = "train")]
+            Self::Eval(command) => command.run(out),
+            Self::Pack(command) => command.run(out),
+            Self::Show(command) => command.run(out),
+            Self::Verify(command) => command.run(out),
+            Self::Merge(command) => command.run(out),
+        }
+    }
+}
+
+/// What a command found, where it could say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It is so, or it is done.
+    Yes,
+    /// A check says no.
+    No,
+}
+
+const YES: u8 = 0;
+const NO: u8 = 1;
+const COULD_NOT_SAY: u8 = 2;
+
+/// Runs the program on its own arguments.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(usage(&error)),
+    };
+    let mut out = Output::new(cli.json);
+    ExitCode::from(match cli.command.run(&mut out) {
+        Ok(Verdict::Yes) => YES,
+        Ok(Verdict::No) => NO,
+        Err(error) => {
+            out.fail(&error);
+            COULD_NOT_SAY
+        }
+    })
+}
+
+/// Help that was asked for is a result; anything else is a wrong call.
+fn usage(error: &clap::Error) -> u8 {
+    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    let text = error.render();
+    if asked {
+        return match output::to_stdout(&text.to_string()) {
+            Ok(()) => YES,
+            Err(_) => COULD_NOT_SAY,
+        };
+    }
+    let text = text.to_string();
+    match text.strip_prefix("error: ") {
+        Some(rest) => output::to_stderr(rest),
+        None => output::to_stderr(&text),
+    }
+    COULD_NOT_SAY
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,227 @@
+//! `tla train`: reinforcement learning of a few numbers.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    CliError, Output, Verdict, files,
+    output::{hex, to_stderr},
+    progress::Progress,
+    threads::Threads,
+    train_options::{FormArgs, LearnArgs, PlaceArgs},
+};
+use crate::{
+    model::{OnnxModel, base_digest, find_targets},
+    runtime::SessionOptions,
+    train::{
+        TrainError,
+        data::read_problems,
+        fit::{Event, Wish, fit},
+        journal::{End, Journal, Line, Placement, Start, Step, VERSION},
+        reward::ExactMatch,
+        scout::Effort,
+    },
+};
+
+/// Train an adapter with reinforcement learning (GRPO) on ONNX Runtime
+#[derive(Args)]
+pub struct Train {
+    /// Model folder: model.onnx with a key-value cache, tokenizer.json, chat template
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Problems, one JSON object a line: "question", and "answer" ending in "#### N"
+    #[arg(long, value_name = "JSONL")]
+    data: PathBuf,
+    /// The adapter to write
+    #[arg(short, long, value_name = "A.tla")]
+    out: PathBuf,
+    /// Folder of the run's journal [default: OUT with .run appended]
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
+    #[command(flatten)]
+    form: FormArgs,
+    #[command(flatten)]
+    place: PlaceArgs,
+    #[command(flatten)]
+    learn: LearnArgs,
+    #[command(flatten)]
+    threads: Threads,
+}
+
+impl Train {
+    /// Runs the command.
+    pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
+        let form = self.form.form()?;
+        let effort = Effort { batches: self.place.survey.max(1), parts: 4 };
+        let wish = Wish { form, site: self.place.site()?, seed: self.place.seed()?, effort };
+        let recipe = self.learn.recipe(form.scalar)?;
+        let threads = self.threads.count();
+        let model = OnnxModel::load(&self.model)?;
+        let targets = find_targets(&model)?;
+        let problems = read_problems(&self.data)?;
+        files::check_output(&self.out, &[model.path.clone(), self.data.clone()])?;
+        let folder = self.run.clone().unwrap_or_else(|| run_folder(&self.out));
+        let mut journal = Journal::create(&folder).map_err(TrainError::from)?;
+        let start = Line::Start(Start {
+            version: VERSION,
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            model: self.model.display().to_string(),
+            base_digest: hex(&base_digest(&model, &targets)?),
+            data: self.data.display().to_string(),
+            problems: problems.len() as u64,
+            seed: recipe.exploration.seed,
+            steps: recipe.steps as u64,
+            problems_per_step: recipe.problems as u64,
+            samples_per_problem: recipe.exploration.samples as u64,
+            max_tokens: recipe.exploration.max_tokens as u64,
+            temperature: f64::from(recipe.exploration.temperature),
+            learning_rate: recipe.learning_rate,
+            resumed_after: None,
+        });
+        journal.write(&start).map_err(TrainError::from)?;
+        let started = std::time::Instant::now();
+        let mut teller = Teller::default();
+        let fitted = fit(
+            &model,
+            &targets,
+            &problems,
+            &ExactMatch,
+            &wish,
+            &recipe,
+            SessionOptions::cpu(threads),
+            &mut journal,
+            &mut |event| teller.hear(event),
+        );
+        let end = |steps: usize, reason: String, adapter: Option<String>| {
+            let seconds = started.elapsed().as_secs_f64();
+            Line::End(End { steps: steps as u64, seconds, reason, adapter })
+        };
+        let written = fitted.map_err(CliError::from).and_then(|fitted| {
+            files::write(&self.out, &fitted.bytes)?;
+            Ok(fitted)
+        });
+        match written {
+            Ok(fitted) => {
+                let adapter = Some(self.out.display().to_string());
+                let line = end(recipe.steps, "finished".to_owned(), adapter);
+                journal.write(&line).map_err(TrainError::from)?;
+                out.report(&Report {
+                    output: self.out.clone(),
+                    bytes: fitted.bytes.len(),
+                    params: fitted.v.len(),
+                    v: fitted.v,
+                    placement: fitted.placement,
+                    reward_mean: teller.last.as_ref().map_or(0.0, |s| s.reward_mean),
+                    train_seconds: fitted.train_seconds,
+                    journal: journal.path().to_owned(),
+                })?;
+                Ok(Verdict::Yes)
+            }
+            Err(error) => {
+                let done = teller.last.as_ref().map_or(0, |s| s.step as usize);
+                // The error that ended the run is the one to tell.
+                let _ = journal.write(&end(done, error.to_string(), None));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What came of a run.
+#[derive(Debug, Serialize)]
+struct Report {
+    output: PathBuf,
+    bytes: usize,
+    params: usize,
+    v: Vec<f32>,
+    placement: Placement,
+    reward_mean: f64,
+    train_seconds: f64,
+    journal: PathBuf,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: {} numbers, {} bytes", self.output.display(), self.params, self.bytes)?;
+        writeln!(f, "mean reward of the last step: {:.3}", self.reward_mean)?;
+        writeln!(f, "journal: {}", self.journal.display())
+    }
+}
+
+fn run_folder(out: &Path) -> PathBuf {
+    let mut name = out.as_os_str().to_owned();
+    name.push(".run");
+    PathBuf::from(name)
+}
+
+/// Turns events into progress lines.
+#[derive(Default)]
+struct Teller {
+    stage: Option<(&'static str, Progress)>,
+    last: Option<Step>,
+}
+
+impl Teller {
+    fn hear(&mut self, event: Event<'_>) {
+        match event {
+            Event::Basis(done, of) => self.at("bases", done, of, ""),
+            Event::Survey(done, of) => self.at("measuring the gradient", done, of, ""),
+            Event::Placed(placement) => {
+                self.stage = None;
+                to_stderr(&placed(placement));
+            }
+            Event::Step(step, of) => {
+                let note = format!(
+                    "reward {:.3}, {:.1} tokens, {} of {} groups flat",
+                    step.reward_mean,
+                    step.completion_length_mean,
+                    step.groups_without_variance,
+                    step.groups
+                );
+                self.at("training", step.step as usize, of, &note);
+                self.last = Some(step.clone());
+            }
+        }
+    }
+
+    fn at(&mut self, stage: &'static str, done: usize, of: usize, note: &str) {
+        if self.stage.as_ref().is_none_or(|(name, _)| *name != stage) {
+            self.stage = Some((stage, Progress::new(stage, of)));
+        }
+        if let Some((_, progress)) = &mut self.stage {
+            progress.at(done, note);
+        }
+    }
+}
+
+fn placed(placement: &Placement) -> String {
+    let mut text = format!(
+        "placed {} numbers on {} in {} modules, seed {}",
+        placement.parameters,
+        placement.roles.join(","),
+        placement.modules,
+        placement.seed
+    );
+    if placement.layers > 0 {
+        let last = placement.first_layer + placement.layers - 1;
+        text += &format!(", layers {} to {last}", placement.first_layer);
+    }
+    if let Some(share) = placement.energy_share {
+        text += &format!("; they hold {:.0} % of the gradient's energy", 100.0 * share);
+    }
+    if let Some(captured) = placement.captured {
+        text += &format!("; the directions capture {:.1} % of theirs", 100.0 * captured);
+    }
+    if let Some(snr) = placement.snr {
+        text += &format!("; signal to noise {snr:.1}");
+        if snr < 1.0 {
+            text += " (low: raise --survey)";
+        }
+    }
+    text
+}

@@ -1,0 +1,216 @@
+//! `tla verify`: whether an adapter is intact, belongs to a model, and is what was merged.
+
+use super::{
+    CliError, Output, Verdict,
+    base::Base,
+    files,
+    output::{hex, name},
+    threads::Threads,
+};
+use crate::{
+    format::Adapter,
+    model::OnnxModel,
+    projection::{Factors, ProjectionError, factors_digest},
+    surgery::{Mismatch, verify_merged},
+};
+use serde::Serialize;
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+const WHAT_IT_PROVES: &str = "\
+What the checks prove:
+  file     layout and checksum: integrity, not origin. Whoever changes a file can compute its
+           checksum anew
+  base     the model has the base digest the adapter names. The digest covers only the seven
+           linear roles (q k v o gate up down) of every layer; embeddings, head, norms and biases
+           are not covered
+  rebuild  seed, values and weights give the very factors the adapter names (factors digest)
+  merged   the second model is the base with the adapter merged in, bit for bit
+
+Origin is never checked: the file is not signed. Exit status: 0 if every check is ok, 1 if one is
+not, 2 if a file cannot be read.";
+
+/// Check an adapter, alone, against its model, and against a merged model
+#[derive(clap::Args)]
+#[command(after_help = WHAT_IT_PROVES)]
+pub struct Verify {
+    /// The adapter
+    #[arg(value_name = "A.tla")]
+    adapter: PathBuf,
+    /// The model it was made for: an .onnx file, or a folder with model.onnx
+    #[arg(long, value_name = "MODEL")]
+    base: Option<PathBuf>,
+    /// A model that should be the base with the adapter merged in
+    #[arg(long, value_name = "MODEL2", requires = "base")]
+    merged: Option<PathBuf>,
+    #[command(flatten)]
+    threads: Threads,
+}
+
+impl Verify {
+    /// Makes the checks that were asked for.
+    pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
+        let bytes = files::read(&self.adapter)?;
+        let mut report = Report::default();
+        match Adapter::decode(&bytes) {
+            Ok(adapter) => {
+                let checksum = hex(&adapter.checksum());
+                report.yes("file", format!("{} bytes, checksum {checksum}", bytes.len()));
+                if let Some(base) = &self.base {
+                    self.check_base(&adapter, base, &mut report)?;
+                } else if !adapter.header().is_bound() {
+                    out.say("the adapter is unbound: it does not say which model it belongs to.");
+                }
+            }
+            Err(error) => {
+                report.no("file", error.to_string());
+                let asked =
+                    [("base", &self.base), ("rebuild", &self.base), ("merged", &self.merged)];
+                for (check, _) in asked.iter().filter(|(_, path)| path.is_some()) {
+                    report.no(check, "not checked: the file is not a usable adapter".into());
+                }
+            }
+        }
+        report.unchecked = self.unchecked();
+        out.say(match (&self.base, &self.merged) {
+            (None, _) => {
+                "not checked: which model it belongs to and what it rebuilds to (give --base), \
+                 and its origin (it is not signed)."
+            }
+            _ => "not checked: its origin (it is not signed).",
+        });
+        report.valid = report.checks.iter().all(|check| check.ok);
+        out.report(&report)?;
+        Ok(if report.valid { Verdict::Yes } else { Verdict::No })
+    }
+
+    fn unchecked(&self) -> Vec<&'static str> {
+        let checks = [("base", &self.base), ("rebuild", &self.base), ("merged", &self.merged)];
+        let left = checks.iter().filter(|(_, path)| path.is_none()).map(|(name, _)| *name);
+        left.chain(["origin"]).collect()
+    }
+
+    fn check_base(
+        &self,
+        adapter: &Adapter,
+        path: &Path,
+        report: &mut Report,
+    ) -> Result<(), CliError> {
+        let base = Base::load(path)?;
+        let (named, found) = (adapter.header().base_digest, base.digest(&self.threads)?);
+        if named == [0; 32] {
+            report.no("base", "the adapter is unbound: it names no base".into());
+        } else if named == found {
+            report.yes("base", format!("base digest {}", hex(&found)));
+        } else {
+            let (named, found) = (hex(&named), hex(&found));
+            report.no("base", format!("the adapter names {named}, the model has {found}"));
+            return self.give_up(report, "not checked: the base is another model");
+        }
+        let v: Vec<f32> = adapter.values().collect();
+        match base.factors(adapter.header(), &v, &self.threads) {
+            Ok(factors) => self.check_rebuild(adapter, &base, &factors, report),
+            Err(CliError::Projection(error))
+                if !matches!(error, ProjectionError::Threads { .. }) =>
+            {
+                report.no("rebuild", error.to_string());
+                self.give_up_merged(report, "not checked: the adapter cannot be rebuilt");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn check_rebuild(
+        &self,
+        adapter: &Adapter,
+        base: &Base,
+        factors: &[Factors],
+        report: &mut Report,
+    ) -> Result<(), CliError> {
+        let (named, found) = (adapter.header().factors_digest, factors_digest(factors));
+        if named == found {
+            report.yes("rebuild", format!("factors digest {}", hex(&found)));
+        } else if named == [0; 32] {
+            report.no("rebuild", "the adapter is unbound: it names no factors".into());
+        } else {
+            let (named, found) = (hex(&named), hex(&found));
+            report.no("rebuild", format!("the adapter names {named}, it rebuilds to {found}"));
+            self.give_up_merged(report, "not checked: the adapter does not rebuild");
+            return Ok(());
+        }
+        let Some(path) = &self.merged else { return Ok(()) };
+        let merged = OnnxModel::load(path)?;
+        let (header, threads) = (adapter.header(), self.threads.count());
+        let mismatches =
+            verify_merged(&base.model, &base.targets, header, factors, &merged, threads)?;
+        match mismatches.is_empty() {
+            true => report.yes("merged", "base and adapter, bit for bit".into()),
+            false => report.no("merged", differences(&mismatches)),
+        }
+        Ok(())
+    }
+
+    fn give_up(&self, report: &mut Report, why: &str) -> Result<(), CliError> {
+        report.no("rebuild", why.into());
+        self.give_up_merged(report, why);
+        Ok(())
+    }
+
+    fn give_up_merged(&self, report: &mut Report, why: &str) {
+        if self.merged.is_some() {
+            report.no("merged", why.into());
+        }
+    }
+}
+
+/// The first few mismatches in one line.
+fn differences(mismatches: &[Mismatch]) -> String {
+    const SHOWN: usize = 3;
+    let mut parts: Vec<_> =
+        mismatches.iter().take(SHOWN).map(|m| format!("{}: {}", m.what, m.detail)).collect();
+    if mismatches.len() > SHOWN {
+        parts.push(format!("{} more", mismatches.len() - SHOWN));
+    }
+    parts.join("; ")
+}
+
+/// The line of JSON.
+#[derive(Default, Serialize)]
+struct Report {
+    /// Whether every check is ok.
+    valid: bool,
+    /// The checks that were asked for, in order: file, base, rebuild, merged.
+    checks: Vec<Check>,
+    /// What was not asked for or cannot be checked.
+    unchecked: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Check {
+    name: &'static str,
+    ok: bool,
+    detail: String,
+}
+
+impl Report {
+    fn yes(&mut self, name: &'static str, detail: String) {
+        self.checks.push(Check { name, ok: true, detail });
+    }
+
+    fn no(&mut self, name: &'static str, detail: String) {
+        self.checks.push(Check { name, ok: false, detail });
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for check in &self.checks {
+            let ok = if check.ok { "ok" } else { "NO" };
+            writeln!(f, "{:<7}  {ok}  {}", check.name, name(&check.detail))?;
+        }
+        writeln!(f, "{}", if self.valid { "valid" } else { "not valid" })
+    }
+}

@@ -1,0 +1,30 @@
+"""Logits of a model in plain onnxruntime: no part of this project has a hand in them.
+
+`python logits.py MODEL.onnx TOKENS.json OUT`: TOKENS holds `ids`, `mask` and `positions`, each
+[rows, length]; OUT gets float32 [rows, length, vocabulary] in the byte order of this machine, and
+standard output the shape.
+"""
+
+import json
+import sys
+
+import numpy
+import onnxruntime
+
+model, tokens, out = sys.argv[1:]
+with open(tokens) as file:
+    given = json.load(file)
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+names = {"ids": "input_ids", "mask": "attention_mask", "positions": "position_ids"}
+feeds = {names[key]: numpy.array(given[key], dtype=numpy.int64) for key in names}
+rows = len(given["ids"])
+known = {i.name: i for i in session.get_inputs()}
+feeds = {name: value for name, value in feeds.items() if name in known}
+for name, value in known.items():
+    if name.startswith("past_key_values."):
+        feeds[name] = numpy.zeros((rows, value.shape[1], 0, value.shape[3]), dtype=numpy.float32)
+(logits,) = session.run(["logits"], feeds)
+logits.astype(numpy.float32).tofile(out)
+print(json.dumps(logits.shape))
