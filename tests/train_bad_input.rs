@@ -1,0 +1,188 @@
+//! What `train` and `eval` cannot work with is refused before anything is trained: a fact and a
+//! remedy, exit status 2, and no file left behind.
+#![cfg(all(feature = "cli", feature = "train"))]
+
+mod cli;
+
+use cli::Place;
+use serde_json::{Value, json};
+use std::fs;
+
+const GOOD: &str = r#"{"question": "2 + 3?", "answer": "2 + 3 = 5\n#### 5"}"#;
+
+/// A place with `data.jsonl`, whose one problem is sound.
+fn place() -> Place {
+    let place = Place::new();
+    place.write("data.jsonl", format!("{GOOD}\n"));
+    place
+}
+
+/// Both commands refuse the same model and data.
+#[track_caller]
+fn both_refuse(place: &Place, model: &str, data: &str, words: &[&str]) {
+    place.refused(&format!("train --model {model} --data {data} --out out.tla"), words);
+    place.refused(&format!("eval --model {model} --data {data}"), words);
+}
+
+#[track_caller]
+fn train_refuses(place: &Place, options: &str, words: &[&str]) {
+    place.refused(&format!("train --model model --data data.jsonl --out out.tla {options}"), words);
+}
+
+#[test]
+fn missing_files_are_named() {
+    let place = place();
+    both_refuse(&place, "nothing", "data.jsonl", &["nothing does not exist"]);
+    both_refuse(&place, "model", "nothing.jsonl", &["nothing.jsonl"]);
+    place.refused(
+        "eval --model model --data data.jsonl --adapter nothing.tla",
+        &["nothing.tla does not exist"],
+    );
+}
+
+#[test]
+fn a_dataset_line_that_is_no_problem_is_named_by_its_number() {
+    let place = place();
+    for (bad, word) in [
+        ("not JSON", "is not JSON"),
+        (r#"["2 + 3?"]"#, "is not an object"),
+        (r#"{"answer": "5\n#### 5"}"#, "\"question\" is missing"),
+        (r#"{"question": "2 + 3?"}"#, "\"answer\" is missing"),
+        (r#"{"question": 5, "answer": "5\n#### 5"}"#, "not a string"),
+        (r#"{"question": " ", "answer": "5\n#### 5"}"#, "asks nothing"),
+        (r#"{"question": "2 + 3?", "answer": "5"}"#, "####"),
+        (r#"{"question": "2 + 3?", "answer": "5\n#### five"}"#, "`five` after `####`"),
+    ] {
+        place.write("bad.jsonl", format!("{GOOD}\n\n{bad}\n{GOOD}\n"));
+        both_refuse(&place, "model", "bad.jsonl", &["bad.jsonl, line 3", word]);
+    }
+    place.write("bad.jsonl", b"{\"question\": \"\xff\"}\n");
+    both_refuse(&place, "model", "bad.jsonl", &["line 1", "not valid UTF-8"]);
+}
+
+#[test]
+fn a_dataset_without_a_problem_is_refused() {
+    let place = place();
+    for nothing in ["", "\n\n  \n"] {
+        place.write("empty.jsonl", nothing);
+        both_refuse(&place, "model", "empty.jsonl", &["empty.jsonl holds no problem"]);
+    }
+    place.refused("eval --model model --data data.jsonl --limit 0", &["--limit is 0"]);
+}
+
+#[test]
+fn a_model_without_its_side_files_is_refused() {
+    for (file, word) in
+        [("tokenizer.json", "has no tokenizer.json"), ("chat_template.jinja", "chat template")]
+    {
+        let place = place();
+        fs::remove_file(place.path("model").join(file)).unwrap();
+        both_refuse(&place, "model", "data.jsonl", &[word]);
+    }
+    let place = place();
+    place.write("model/tokenizer.json", "{}");
+    both_refuse(&place, "model", "data.jsonl", &["tokenizer.json is not a tokenizer"]);
+}
+
+#[test]
+fn a_tokenizer_with_more_tokens_than_the_model_is_refused() {
+    let place = place();
+    let mut tokenizer: Value = serde_json::from_slice(&place.read("model/tokenizer.json")).unwrap();
+    tokenizer["model"]["vocab"]["zzz"] = json!(70_000);
+    place.write("model/tokenizer.json", tokenizer.to_string());
+    let words = ["the tokenizer has token 70000", "vocabulary ends at"];
+    both_refuse(&place, "model", "data.jsonl", &words);
+}
+
+#[test]
+fn eval_refuses_an_adapter_for_another_base_and_a_broken_one() {
+    let place = place();
+    let words = ["a.tla was made for a model with base digest", "Use the model it was made for"];
+    place.refused("eval --model other --data data.jsonl --adapter a.tla", &words);
+    let mut bytes = place.read("a.tla");
+    bytes[100] ^= 1;
+    place.write("b.tla", bytes);
+    let words = ["b.tla is not a usable adapter"];
+    place.refused("eval --model model --data data.jsonl --adapter b.tla", &words);
+}
+
+#[test]
+fn an_output_never_replaces_an_input_and_needs_a_folder() {
+    let place = place();
+    for input in ["data.jsonl", "model/model.onnx"] {
+        let args = format!("train --model model --data data.jsonl --out {input}");
+        place.refused(&args, &["is an input of this command"]);
+        let args = format!("eval --model model --data data.jsonl --answers {input}");
+        place.refused(&args, &["is an input of this command"]);
+    }
+    let args = "train --model model --data data.jsonl --out none/out.tla";
+    place.refused(args, &["folder of none/out.tla does not exist"]);
+}
+
+#[test]
+fn options_out_of_range_are_refused() {
+    let place = place();
+    for (options, word) in [
+        ("--samples 1", "--samples is below 2"),
+        ("--samples 0", "--samples is below 2"),
+        ("--steps 0", "--steps is 0"),
+        ("--problems 0", "--problems is 0"),
+        ("--max-tokens 0", "--max-tokens is 0"),
+        ("--temperature 0", "--temperature is 0"),
+        ("--temperature NaN", "--temperature is NaN"),
+        ("--learning-rate -0.1", "--learning-rate"),
+        ("--learning-rate inf", "--learning-rate is inf"),
+        ("--clip 0", "--clip is 0"),
+        ("--updates 0", "--updates is 0"),
+        ("--kl NaN", "--kl is NaN"),
+        ("--survey 0", "--survey is 0"),
+        ("--params 13 --groups 2", "13 numbers cannot be cut into 2 equal groups"),
+        ("--params 0", "0 numbers"),
+        ("--groups 0", "0 equal groups"),
+        ("--width 65535 --groups 65535", "values"),
+        ("--rank 0", "rank"),
+        ("--rank 65", "rank"),
+        ("--scale 0", "scale"),
+        ("--scale NaN", "scale"),
+        ("--roles mouth", "'mouth' is no role"),
+        ("--roles down,", "'' is no role"),
+        ("--first-layer 1", "--roles auto chooses the layers too"),
+        ("--roles down --first-layer 9 --layers 1", "tla inspect"),
+        ("--roles down --groups 99 --params 99", "99 groups"),
+        ("--seed soon", "'soon' is no seed"),
+        ("--seed search:0", "'search:0' is no seed"),
+        ("--seed search:18446744073709551616", "is no seed"),
+    ] {
+        train_refuses(&place, options, &[word]);
+    }
+}
+
+#[test]
+fn a_library_that_is_none_is_named_with_the_variable_that_names_it() {
+    let place = place();
+    both_refuse(&place, "model", "data.jsonl", &["ORT_DYLIB_PATH names /there/is/none.so"]);
+}
+
+#[test]
+fn an_old_journal_is_not_overwritten() {
+    let place = place();
+    fs::create_dir(place.path("out.tla.run")).unwrap();
+    place.write("out.tla.run/journal.jsonl", "{}\n");
+    train_refuses(&place, "", &["journal.jsonl exists already", "--run"]);
+}
+
+#[test]
+fn a_model_that_never_gets_a_problem_right_has_nothing_to_learn_from() {
+    let place = place();
+    let library = tla::runtime::candidates().into_iter().find(|c| c.found).expect("make setup");
+    let mut command = place.command(
+        "train --model model --data data.jsonl --out out.tla --problems 2 --samples 2 \
+         --max-tokens 4 --survey 1"
+            .split_whitespace(),
+    );
+    let before = place.contents();
+    let done = cli::Done::from(command.env("ORT_DYLIB_PATH", library.path).output().unwrap());
+    assert_eq!(done.code, Some(2), "{}", done.stderr);
+    assert!(done.stderr.contains("nothing to learn from"), "{}", done.stderr);
+    assert!(place.contents() == before, "{}", done.stderr);
+}
