@@ -7,21 +7,6 @@ use cli::Place;
 use serde_json::json;
 use std::fs;
 
-/// The command could not say: its words are in the error, and the folder is as it was.
-#[track_caller]
-fn refused(place: &Place, args: &str, words: &[&str]) {
-    let before = place.contents();
-    let done = place.run(args);
-    assert_eq!((done.code, done.stdout.as_str()), (Some(2), ""), "{args}: {}", done.stderr);
-    let error = done.stderr.lines().last().unwrap_or_default();
-    assert!(error.starts_with("tla: ") && error.ends_with('.'), "{args}: {error}");
-    assert!(error.contains(". "), "{args}: no remedy in {error}");
-    for word in words {
-        assert!(error.contains(word), "{args}: no {word:?} in {error}");
-    }
-    assert!(place.contents() == before, "{args} changed the folder");
-}
-
 /// `verify` says no: the file check failed with these words.
 #[track_caller]
 fn invalid(place: &Place, what: &str, words: &str) {
@@ -35,15 +20,15 @@ fn invalid(place: &Place, what: &str, words: &str) {
 #[test]
 fn missing_files_are_named() {
     let place = Place::new();
-    refused(&place, "inspect nothing.onnx", &["nothing.onnx does not exist"]);
-    refused(&place, "pack nothing.json -o out.tla", &["nothing.json does not exist"]);
-    refused(&place, "pack v.json --model nothing -o out.tla", &["nothing does not exist"]);
-    refused(&place, "show nothing.tla", &["nothing.tla does not exist"]);
-    refused(&place, "verify nothing.tla", &["nothing.tla does not exist"]);
-    refused(&place, "verify a.tla --base nothing", &["nothing does not exist"]);
-    refused(&place, "verify a.tla --base model --merged nothing", &["nothing does not exist"]);
-    refused(&place, "merge model nothing.tla -o out.onnx", &["nothing.tla does not exist"]);
-    refused(&place, "merge nothing a.tla -o out.onnx", &["nothing does not exist"]);
+    place.refused("inspect nothing.onnx", &["nothing.onnx does not exist"]);
+    place.refused("pack nothing.json -o out.tla", &["nothing.json does not exist"]);
+    place.refused("pack v.json --model nothing -o out.tla", &["nothing does not exist"]);
+    place.refused("show nothing.tla", &["nothing.tla does not exist"]);
+    place.refused("verify nothing.tla", &["nothing.tla does not exist"]);
+    place.refused("verify a.tla --base nothing", &["nothing does not exist"]);
+    place.refused("verify a.tla --base model --merged nothing", &["nothing does not exist"]);
+    place.refused("merge model nothing.tla -o out.onnx", &["nothing.tla does not exist"]);
+    place.refused("merge nothing a.tla -o out.onnx", &["nothing does not exist"]);
 }
 
 #[test]
@@ -61,10 +46,10 @@ fn what_is_no_model_is_refused() {
         ("hollow", "holds no model.onnx"),
         ("a.tla", "a.tla"),
     ] {
-        refused(&place, &format!("inspect {model}"), &[word]);
-        refused(&place, &format!("pack v.json --model {model} -o out.tla"), &[word]);
-        refused(&place, &format!("verify a.tla --base {model}"), &[word]);
-        refused(&place, &format!("merge {model} a.tla -o out.onnx"), &[word]);
+        place.refused(&format!("inspect {model}"), &[word]);
+        place.refused(&format!("pack v.json --model {model} -o out.tla"), &[word]);
+        place.refused(&format!("verify a.tla --base {model}"), &[word]);
+        place.refused(&format!("merge {model} a.tla -o out.onnx"), &[word]);
     }
 }
 
@@ -77,20 +62,19 @@ fn a_model_without_adaptable_modules_says_what_was_looked_for() {
     proto.graph.as_mut().unwrap().node.truncate(100);
     place.write("bare.onnx", proto.encode_to_vec());
     let words = ["no matrix that can be adapted", "/self_attn/q_proj/MatMul", "optimum-onnx"];
-    refused(&place, "inspect bare.onnx", &words);
-    refused(&place, "pack v.json --model bare.onnx -o out.tla", &words);
-    refused(&place, "merge bare.onnx a.tla -o out.onnx", &words);
+    place.refused("inspect bare.onnx", &words);
+    place.refused("pack v.json --model bare.onnx -o out.tla", &words);
+    place.refused("merge bare.onnx a.tla -o out.onnx", &words);
 }
 
 #[test]
 fn an_adapter_for_another_base_is_an_error_to_merge_and_a_no_to_verify() {
     let place = Place::new();
-    refused(
-        &place,
+    place.refused(
         "merge other a.tla -o out.onnx",
         &["base digest", "Use the model it was made for"],
     );
-    refused(&place, "merge other a.tla -o out.onnx --unbound --force", &["base digest"]);
+    place.refused("merge other a.tla -o out.onnx --unbound --force", &["base digest"]);
     let report = place.run("verify a.tla --base other --merged model --json").json(1);
     let checks: Vec<_> = report["checks"].as_array().unwrap().iter().map(|c| &c["ok"]).collect();
     assert_eq!(checks, [&json!(true), &json!(false), &json!(false), &json!(false)]);
@@ -105,7 +89,7 @@ fn an_adapter_that_rebuilds_to_something_else_is_not_merged() {
     let v: Vec<f32> = adapter.values().collect();
     let forged = Header { seed: 8, ..*adapter.header() };
     place.write("forged.tla", encode_to_vec(&forged, &v).unwrap());
-    refused(&place, "merge model forged.tla -o out.onnx", &["rebuilds to", "Do not use it"]);
+    place.refused("merge model forged.tla -o out.onnx", &["rebuilds to", "Do not use it"]);
     let report = place.run("verify forged.tla --base model --merged model --json").json(1);
     let checks: Vec<_> = report["checks"].as_array().unwrap().iter().map(|c| &c["ok"]).collect();
     assert_eq!(checks, [&json!(true), &json!(true), &json!(false), &json!(false)]);
@@ -114,14 +98,14 @@ fn an_adapter_that_rebuilds_to_something_else_is_not_merged() {
     place.write("elsewhere.tla", encode_to_vec(&elsewhere, &v).unwrap());
     let report = place.run("verify elsewhere.tla --base model --json").json(1);
     assert!(report["checks"][2]["detail"].as_str().unwrap().contains("layer 2"), "{report}");
-    refused(&place, "merge model elsewhere.tla -o out.onnx", &["layer 2"]);
+    place.refused("merge model elsewhere.tla -o out.onnx", &["layer 2"]);
 }
 
 #[test]
 fn an_unbound_adapter_is_not_merged_by_accident() {
     let place = Place::new();
     assert_eq!(place.run("pack v.json -o free.tla").code, Some(0));
-    refused(&place, "merge model free.tla -o out.onnx", &["unbound", "--unbound"]);
+    place.refused("merge model free.tla -o out.onnx", &["unbound", "--unbound"]);
 }
 
 #[test]
@@ -129,11 +113,11 @@ fn values_that_are_no_finite_numbers_are_named_by_their_index() {
     let place = Place::new();
     for bad in ["NaN", "\"NaN\"", "null", "1e999", "-Infinity"] {
         place.write("bad.json", format!("{{\"v\": [1, 2, 3, {bad}], \"width\": 4}}"));
-        refused(&place, "pack bad.json -o out.tla", &["v[3] is not a finite number"]);
-        refused(&place, "pack bad.json --model model -o out.tla", &["v[3] is not a finite number"]);
+        place.refused("pack bad.json -o out.tla", &["v[3] is not a finite number"]);
+        place.refused("pack bad.json --model model -o out.tla", &["v[3] is not a finite number"]);
     }
     place.write("bad.json", "{\"v\": [1, 70000], \"width\": 2, \"scalar\": \"f16\"}");
-    refused(&place, "pack bad.json -o out.tla", &["v[1] is 7e4", "f16"]);
+    place.refused("pack bad.json -o out.tla", &["v[1] is 7e4", "f16"]);
 }
 
 #[test]
@@ -155,19 +139,19 @@ fn json_that_is_wrong_says_what_is_wrong() {
         ("{\"v\": [1], \"width\": 1, \"scale\": -1}", "the scale is -1"),
     ] {
         place.write("bad.json", json);
-        refused(&place, "pack bad.json -o out.tla", &[word]);
+        place.refused("pack bad.json -o out.tla", &[word]);
     }
     place.write("bad.json", [0xff, 0xfe, 0]);
-    refused(&place, "pack bad.json -o out.tla", &["bad.json"]);
+    place.refused("pack bad.json -o out.tla", &["bad.json"]);
 }
 
 #[test]
 fn a_header_the_model_cannot_serve_is_not_packed() {
     let place = Place::new();
     place.write("bad.json", "{\"v\": [1], \"width\": 1, \"first_layer\": 1, \"layers\": 2}");
-    refused(&place, "pack bad.json --model model -o out.tla", &["layer 2"]);
+    place.refused("pack bad.json --model model -o out.tla", &["layer 2"]);
     place.write("bad.json", "{\"v\": [1], \"width\": 1, \"roles\": [\"lm_head\"]}");
-    refused(&place, "pack bad.json --model model -o out.tla", &["no module"]);
+    place.refused("pack bad.json --model model -o out.tla", &["no module"]);
 }
 
 #[test]
@@ -177,8 +161,8 @@ fn a_cut_or_lengthened_adapter_is_invalid() {
     for len in [0, 1, 95, 96, 127, 128, 153] {
         place.write("bad.tla", &good[..len]);
         invalid(&place, "cut", &format!("{len} bytes"));
-        refused(&place, "show bad.tla", &["bad.tla is not a usable adapter"]);
-        refused(&place, "merge model bad.tla -o out.onnx", &["bad.tla is not a usable adapter"]);
+        place.refused("show bad.tla", &["bad.tla is not a usable adapter"]);
+        place.refused("merge model bad.tla -o out.onnx", &["bad.tla is not a usable adapter"]);
     }
     place.write("bad.tla", [&good[..], &[0]].concat());
     invalid(&place, "lengthened", "155 bytes");
@@ -216,14 +200,14 @@ fn an_adapter_far_too_large_is_not_read() {
 fn an_output_that_is_an_input_is_refused() {
     let place = Place::new();
     let word = "is an input of this command";
-    refused(&place, "pack v.json -o v.json", &[word]);
-    refused(&place, "pack v.json -o ./model/../v.json", &[word]);
-    refused(&place, "pack v.json --model model -o model/model.onnx", &[word]);
-    refused(&place, "merge model a.tla -o model/model.onnx", &[word]);
-    refused(&place, "merge model a.tla -o model", &[word]);
-    refused(&place, "merge model a.tla -o other/../model/", &[word]);
+    place.refused("pack v.json -o v.json", &[word]);
+    place.refused("pack v.json -o ./model/../v.json", &[word]);
+    place.refused("pack v.json --model model -o model/model.onnx", &[word]);
+    place.refused("merge model a.tla -o model/model.onnx", &[word]);
+    place.refused("merge model a.tla -o model", &[word]);
+    place.refused("merge model a.tla -o other/../model/", &[word]);
     fs::copy(place.path("a.tla"), place.path("a.onnx")).unwrap();
-    refused(&place, "merge model a.onnx -o a.onnx", &[word]);
+    place.refused("merge model a.onnx -o a.onnx", &[word]);
 }
 
 #[cfg(unix)]
@@ -231,23 +215,20 @@ fn an_output_that_is_an_input_is_refused() {
 fn an_output_that_links_to_an_input_is_refused() {
     let place = Place::new();
     std::os::unix::fs::symlink("model/model.onnx", place.path("link.onnx")).unwrap();
-    refused(&place, "merge model a.tla -o link.onnx", &["is an input of this command"]);
-    refused(&place, "merge link.onnx a.tla -o model", &["is an input of this command"]);
+    place.refused("merge model a.tla -o link.onnx", &["is an input of this command"]);
+    place.refused("merge link.onnx a.tla -o model", &["is an input of this command"]);
 }
 
 #[test]
 fn an_output_that_cannot_be_there_is_refused() {
     let place = Place::new();
-    refused(&place, "pack v.json -o no/out.tla", &["the folder of no/out.tla does not exist"]);
-    refused(
-        &place,
-        "merge model a.tla -o no/out.onnx",
-        &["the folder of no/out.onnx does not exist"],
-    );
-    refused(&place, "merge model a.tla -o no/such/", &["the folder of no/such/ does not exist"]);
-    refused(&place, "pack v.json -o v.json/out.tla", &["the folder of v.json/out.tla"]);
-    refused(&place, "pack v.json -o model", &["model is not a regular file"]);
-    refused(&place, "merge model a.tla -o out", &["ends neither in .onnx nor in a separator"]);
+    place.refused("pack v.json -o no/out.tla", &["the folder of no/out.tla does not exist"]);
+    place
+        .refused("merge model a.tla -o no/out.onnx", &["the folder of no/out.onnx does not exist"]);
+    place.refused("merge model a.tla -o no/such/", &["the folder of no/such/ does not exist"]);
+    place.refused("pack v.json -o v.json/out.tla", &["the folder of v.json/out.tla"]);
+    place.refused("pack v.json -o model", &["model is not a regular file"]);
+    place.refused("merge model a.tla -o out", &["ends neither in .onnx nor in a separator"]);
 }
 
 #[test]
@@ -262,7 +243,7 @@ fn a_read_only_output_is_kept() {
         let mut permissions = fs::metadata(place.path(name)).unwrap().permissions();
         permissions.set_readonly(true);
         fs::set_permissions(place.path(name), permissions).unwrap();
-        refused(&place, args, &[name, "is read-only"]);
+        place.refused(args, &[name, "is read-only"]);
     }
 }
 
@@ -271,10 +252,10 @@ fn a_read_only_output_is_kept() {
 fn places_where_nothing_can_be_written_are_errors() {
     let place = Place::new();
     // Not even root can make files there, and a device must not be replaced by a file.
-    refused(&place, "pack v.json --model model -o /proc/out.tla", &["cannot write /proc/out.tla"]);
-    refused(&place, "merge model a.tla -o /proc/out.onnx", &["cannot write /proc/out.onnx"]);
-    refused(&place, "merge model a.tla -o /proc/out/", &["cannot write /proc/out/"]);
-    refused(&place, "pack v.json -o /dev/null", &["/dev/null is not a regular file"]);
+    place.refused("pack v.json --model model -o /proc/out.tla", &["cannot write /proc/out.tla"]);
+    place.refused("merge model a.tla -o /proc/out.onnx", &["cannot write /proc/out.onnx"]);
+    place.refused("merge model a.tla -o /proc/out/", &["cannot write /proc/out/"]);
+    place.refused("pack v.json -o /dev/null", &["/dev/null is not a regular file"]);
 
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let done = place.command(["show", "a.tla"]).stdout(full).output().unwrap();
@@ -296,11 +277,11 @@ fn a_model_with_external_data_is_not_written_away_from_them_nor_over_them() {
         |k: &str, v: &str| StringStringEntryProto { key: Some(k.into()), value: Some(v.into()) };
     tensor.external_data = vec![entry("location", "norm.onnx")];
     place.write("model/model.onnx", proto.encode_to_vec());
-    refused(&place, "pack v.json --model model -o model/norm.onnx", &["is an input"]);
-    refused(&place, "merge model a.tla -o model/norm.onnx", &["is an input"]);
-    refused(&place, "merge model a.tla -o out.onnx", &["norm.onnx"]);
-    refused(&place, "merge model a.tla -o new/", &["norm.onnx"]);
-    refused(&place, "merge model a.tla -o other", &["norm.onnx"]);
+    place.refused("pack v.json --model model -o model/norm.onnx", &["is an input"]);
+    place.refused("merge model a.tla -o model/norm.onnx", &["is an input"]);
+    place.refused("merge model a.tla -o out.onnx", &["norm.onnx"]);
+    place.refused("merge model a.tla -o new/", &["norm.onnx"]);
+    place.refused("merge model a.tla -o other", &["norm.onnx"]);
     assert_eq!(place.run("merge model a.tla -o model/merged.onnx").code, Some(0));
 }
 

@@ -42,17 +42,17 @@ fn an_error_names_file_line_value_and_remedy() {
     for (bad, expected) in [
         (
             &b"{\"question\": 5, \"answer\": \"#### 1\"}"[..],
-            "\"question\" is 5, not a string; put it in quotes",
+            "\"question\" is 5, not a string. Put it in quotes",
         ),
         (
             b"{\"question\": \"q\"}",
-            "the field \"answer\" is missing (found: question); rename or add it",
+            "the field \"answer\" is missing (found: question). Rename or add it",
         ),
-        (b"3", "`3` is not an object; write {\"question\": \"...\", \"answer\": \"... #### 27\"}"),
-        (b"\xc3\x28", "byte 1 of the line is not valid UTF-8; save the file as UTF-8"),
+        (b"3", "`3` is not an object. Write {\"question\": \"...\", \"answer\": \"... #### 27\"}"),
+        (b"\xc3\x28", "byte 1 of the line is not valid UTF-8. Save the file as UTF-8"),
         (
             b"{\"question\": \"q\", \"answer\": \"#### x\"}",
-            "`x` after `####` in \"answer\" is not a number; write digits, as in `#### 27`",
+            "`x` after `####` in \"answer\" is not a number. Write digits, as in `#### 27`",
         ),
     ] {
         let file = dataset(&[TWO.as_bytes(), b"\n", bad].concat());

@@ -101,7 +101,7 @@ fn without_a_template_the_error_says_what_to_do() {
     let error = load(&[("tokenizer_config.json", "{}")]).unwrap_err();
     assert!(matches!(error, TemplateError::Missing { .. }));
     let error = error.to_string();
-    assert!(error.contains("copy it from the checkpoint, or ask for plain prompts"), "{error}");
+    assert!(error.contains("Copy it from the checkpoint, or ask for plain prompts"), "{error}");
 }
 
 #[test]

@@ -15,15 +15,16 @@ use crate::{
         answers::{Answered, Pace, answer_all},
         report::EvalReport,
     },
-    format::{Adapter, Split},
+    format::{Adapter, Header, Split},
     model::{OnnxModel, Targets, base_digest, find_targets},
     policy::live::Live,
     projection::{Geometry, select},
-    runtime::{SessionOptions, Tensor},
+    runtime::{SessionOptions, Tensor, ready},
     train::{
         TrainError,
         data::{Problem, read_problems},
         fit::rebuilt_digest,
+        plan::voice_of,
         student::{Frozen, Student, freeze},
     },
 };
@@ -68,6 +69,15 @@ impl Eval {
     /// Runs the command.
     pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
         let threads = self.threads.count();
+        for (name, value) in [
+            ("limit", self.limit.unwrap_or(1)),
+            ("max-tokens", self.max_tokens),
+            ("batch", self.batch),
+        ] {
+            if value == 0 {
+                return Err(CliError::Usage(format!("--{name} is 0. Give a number above 0")));
+            }
+        }
         let model = OnnxModel::load(&self.model)?;
         let mut problems = read_problems(&self.data)?;
         problems.truncate(self.limit.unwrap_or(usize::MAX));
@@ -77,14 +87,20 @@ impl Eval {
             files::check_output(path, &inputs)?;
         }
         let targets = find_targets(&model)?;
-        let checked = match &self.adapter {
-            Some(path) => Some(check(path, &model, &targets, threads, out)?),
+        let voice = voice_of(&model)?;
+        let read = match &self.adapter {
+            Some(path) => Some((path, belonging(path, &model, &targets, out)?)),
+            None => None,
+        };
+        ready().map_err(TrainError::from)?;
+        let checked = match read {
+            Some((path, read)) => Some(rebuilt(path, read, &model, &targets, threads)?),
             None => None,
         };
         let frozen = checked.as_ref().map_or(&[][..], |c| &c.frozen);
         let split = checked.as_ref().map_or(Split::Paper, |c| c.split);
         let options = SessionOptions::cpu(threads);
-        let mut student = Student::load(&model, &targets, frozen, split, false, options)?;
+        let mut student = Student::load(voice, &model, &targets, frozen, split, false, options)?;
         let mut answer = |stage, mixing: Option<&Tensor>| {
             let pace = Pace { batch: self.batch, max_tokens: self.max_tokens };
             let mut progress = Progress::new(stage, problems.len());
@@ -113,20 +129,17 @@ impl Eval {
     }
 }
 
-/// Reads an adapter and checks that it belongs to `model` and rebuilds to its digest.
-fn check(
+/// Reads an adapter and checks that it belongs to `model`.
+fn belonging(
     path: &Path,
     model: &OnnxModel,
     targets: &Targets,
-    threads: usize,
     out: &mut Output,
-) -> Result<Checked, CliError> {
+) -> Result<(Header, Vec<f32>), CliError> {
     let bytes = files::read(path)?;
     let adapter = Adapter::decode(&bytes)
         .map_err(|source| CliError::Adapter { path: path.into(), source })?;
     let header = *adapter.header();
-    let v: Vec<f32> = adapter.values().collect();
-    let known: Vec<_> = targets.targets.iter().map(|t| t.module).collect();
     if header.is_bound() {
         let found = base_digest(model, targets)?;
         if found != header.base_digest {
@@ -140,6 +153,18 @@ fn check(
     } else {
         out.say("the adapter is unbound: nothing says that it was made for this model");
     }
+    Ok((header, adapter.values().collect()))
+}
+
+/// Rebuilds an adapter and checks that it comes to its digest.
+fn rebuilt(
+    path: &Path,
+    (header, v): (Header, Vec<f32>),
+    model: &OnnxModel,
+    targets: &Targets,
+    threads: usize,
+) -> Result<Checked, CliError> {
+    let known: Vec<_> = targets.targets.iter().map(|t| t.module).collect();
     let modules = select(&header, &known)?;
     let rank = usize::from(header.rank);
     let mut progress = Progress::new("bases", modules.len());

@@ -16,15 +16,15 @@ use super::{
     train_options::{FormArgs, LearnArgs, PlaceArgs},
 };
 use crate::{
-    model::{OnnxModel, base_digest, find_targets},
+    model::{OnnxModel, find_targets},
     runtime::SessionOptions,
     train::{
         TrainError,
         data::read_problems,
-        fit::{Event, Wish, fit},
+        fit::{Event, fit},
         journal::{End, Journal, Line, Placement, Start, Step, VERSION},
+        plan::{Plan, Wish},
         reward::ExactMatch,
-        scout::Effort,
     },
 };
 
@@ -57,7 +57,7 @@ impl Train {
     /// Runs the command.
     pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
         let form = self.form.form()?;
-        let effort = Effort { batches: self.place.survey.max(1), parts: 4 };
+        let effort = self.place.effort()?;
         let wish = Wish { form, site: self.place.site()?, seed: self.place.seed()?, effort };
         let recipe = self.learn.recipe(form.scalar)?;
         let threads = self.threads.count();
@@ -65,13 +65,14 @@ impl Train {
         let targets = find_targets(&model)?;
         let problems = read_problems(&self.data)?;
         files::check_output(&self.out, &[model.path.clone(), self.data.clone()])?;
+        let plan = Plan::new(&model, &targets, wish)?;
         let folder = self.run.clone().unwrap_or_else(|| run_folder(&self.out));
         let mut journal = Journal::create(&folder).map_err(TrainError::from)?;
         let start = Line::Start(Start {
             version: VERSION,
             program: env!("CARGO_PKG_VERSION").to_owned(),
             model: self.model.display().to_string(),
-            base_digest: hex(&base_digest(&model, &targets)?),
+            base_digest: hex(&plan.base_digest),
             data: self.data.display().to_string(),
             problems: problems.len() as u64,
             seed: recipe.exploration.seed,
@@ -87,11 +88,9 @@ impl Train {
         let started = std::time::Instant::now();
         let mut teller = Teller::default();
         let fitted = fit(
-            &model,
-            &targets,
+            plan,
             &problems,
             &ExactMatch,
-            &wish,
             &recipe,
             SessionOptions::cpu(threads),
             &mut journal,
@@ -123,9 +122,13 @@ impl Train {
                 Ok(Verdict::Yes)
             }
             Err(error) => {
-                let done = teller.last.as_ref().map_or(0, |s| s.step as usize);
-                // The error that ended the run is the one to tell.
-                let _ = journal.write(&end(done, error.to_string(), None));
+                match &teller.last {
+                    // The error that ended the run is the one to tell.
+                    Some(last) => {
+                        let _ = journal.write(&end(last.step as usize, error.to_string(), None));
+                    }
+                    None => journal.discard(),
+                }
                 Err(error)
             }
         }

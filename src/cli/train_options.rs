@@ -8,8 +8,9 @@ use crate::{
     train::{
         TrainError,
         explore::Exploration,
-        fit::{Form, Seed, Site},
+        plan::{Form, Seed, Site},
         run::Recipe,
+        scout::Effort,
     },
 };
 
@@ -59,7 +60,7 @@ pub struct PlaceArgs {
     seed: String,
     /// Batches of answers the gradient is measured on before it is placed
     #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Placement")]
-    pub survey: usize,
+    survey: usize,
 }
 
 /// How it learns.
@@ -184,6 +185,14 @@ impl PlaceArgs {
                 let roles = RoleSet::from_roles(roles).map_err(TrainError::from)?;
                 Ok(Site::Given { roles, first_layer, layers })
             }
+        }
+    }
+
+    /// How much is measured before the numbers are placed.
+    pub fn effort(&self) -> Result<Effort, CliError> {
+        match self.survey {
+            0 => Err(CliError::Usage("--survey is 0. Give a number above 0".to_owned())),
+            batches => Ok(Effort { batches, parts: 4 }),
         }
     }
 

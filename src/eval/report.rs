@@ -10,12 +10,12 @@ use super::paired::Paired;
 #[non_exhaustive]
 pub enum ReportError {
     /// No problem was answered.
-    #[error("no problem was evaluated; give a dataset with at least one line")]
+    #[error("no problem was evaluated. Give a dataset with at least one line")]
     Empty,
     /// Paired outcomes must be of the same problems.
     #[error(
-        "the policy answered {policy} problems and the baseline {baseline}; \
-         evaluate both on the same dataset"
+        "the policy answered {policy} problems and the baseline {baseline}. \
+         Evaluate both on the same dataset"
     )]
     Unpaired {
         /// Outcomes of the policy.

@@ -56,16 +56,14 @@ impl Live {
     pub fn mixing(&self, v: &[f32]) -> Result<Tensor, PolicyError> {
         let rank = self.geometry.rank;
         let alpha = f64::from(self.geometry.scale);
-        let mut data = vec![0f32; self.modules.len() * rank * rank];
-        for (module, out) in data.chunks_exact_mut(rank * rank).enumerate() {
-            for (i, p) in self.projections[module].chunks_exact(rank * rank).enumerate() {
+        let mut data = Vec::with_capacity(self.modules.len() * rank * rank);
+        for (module, projections) in self.projections.iter().enumerate() {
+            let mut r = vec![0f64; rank * rank];
+            for (i, p) in projections.chunks_exact(rank * rank).enumerate() {
                 let value = f64::from(v[self.slot(module, i)]);
-                for a in 0..rank {
-                    for b in 0..rank {
-                        out[b * rank + a] += (alpha * value * p[a * rank + b]) as f32;
-                    }
-                }
+                r.iter_mut().zip(p).for_each(|(r, p)| *r += value * p);
             }
+            data.extend((0..rank * rank).map(|k| (alpha * r[(k % rank) * rank + k / rank]) as f32));
         }
         Ok(Tensor::f32(&[self.modules.len(), 1, rank, rank], data)?)
     }

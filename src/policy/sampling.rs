@@ -18,11 +18,11 @@ pub const DOMAIN: &[u8] = b"tla sample v1";
 #[non_exhaustive]
 pub enum SamplingError {
     /// There are no logits.
-    #[error("there are no logits to choose a token from; the model's vocabulary is empty")]
+    #[error("there are no logits to choose a token from. The model's vocabulary is empty")]
     Empty,
     /// A logit is NaN or infinite.
     #[error(
-        "the logit of token {token} is {value}; the model overflowed or its adapter diverged, \
+        "the logit of token {token} is {value}. The model overflowed or its adapter diverged, \
          lower the learning rate or run it in fp32"
     )]
     NotFinite {
@@ -32,13 +32,13 @@ pub enum SamplingError {
         value: f32,
     },
     /// The temperature is not a positive number.
-    #[error("the temperature is {value}; give a number above 0, or decode greedily")]
+    #[error("the temperature is {value}. Give a number above 0, or decode greedily")]
     Temperature {
         /// The temperature.
         value: f32,
     },
     /// The uniform number is outside \[0, 1).
-    #[error("the uniform number is {value}; it must be at least 0 and below 1")]
+    #[error("the uniform number is {value}. It must be at least 0 and below 1")]
     Uniform {
         /// The number.
         value: f64,

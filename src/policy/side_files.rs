@@ -14,7 +14,7 @@ pub const MAX_SIDE_FILE: u64 = 1 << 28;
 #[non_exhaustive]
 pub enum SideFileError {
     /// It is there but cannot be read.
-    #[error("cannot read {}: {source}; check its permissions", path.display())]
+    #[error("cannot read {}: {source}. Check its permissions", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -22,7 +22,7 @@ pub enum SideFileError {
         source: std::io::Error,
     },
     /// It is larger than [`MAX_SIDE_FILE`].
-    #[error("{} is larger than {limit} bytes; this is not a model's {}", path.display(), name(path))]
+    #[error("{} is larger than {limit} bytes. This is not a model's {}", path.display(), name(path))]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -30,7 +30,7 @@ pub enum SideFileError {
         limit: u64,
     },
     /// It is not UTF-8.
-    #[error("byte {at} of {} is not valid UTF-8; download the file again", path.display())]
+    #[error("byte {at} of {} is not valid UTF-8. Download the file again", path.display())]
     NotUtf8 {
         /// The file.
         path: PathBuf,
@@ -38,7 +38,7 @@ pub enum SideFileError {
         at: usize,
     },
     /// It is not JSON.
-    #[error("{} is not JSON: {source}; download the file again", path.display())]
+    #[error("{} is not JSON: {source}. Download the file again", path.display())]
     NotJson {
         /// The file.
         path: PathBuf,
@@ -46,7 +46,7 @@ pub enum SideFileError {
         source: serde_json::Error,
     },
     /// It is JSON but not an object.
-    #[error("{} does not hold a JSON object; download the file again", path.display())]
+    #[error("{} does not hold a JSON object. Download the file again", path.display())]
     NotObject {
         /// The file.
         path: PathBuf,

@@ -32,7 +32,7 @@ pub enum TemplateError {
     /// The folder has no template.
     #[error(
         "{} has no chat template (chat_template.jinja, or \"chat_template\" in \
-         tokenizer_config.json); copy it from the checkpoint, or ask for plain prompts",
+         tokenizer_config.json). Copy it from the checkpoint, or ask for plain prompts",
         folder.display()
     )]
     Missing {
@@ -44,7 +44,7 @@ pub enum TemplateError {
     File(#[from] SideFileError),
     /// `chat_template` has another form than those that are known.
     #[error(
-        "\"chat_template\" in {} is {found}; it must be a string or a list with one named \
+        "\"chat_template\" in {} is {found}. It must be a string or a list with one named \
          \"default\"", path.display()
     )]
     Form {
@@ -54,14 +54,14 @@ pub enum TemplateError {
         found: String,
     },
     /// It is not a Jinja template this renderer understands.
-    #[error("the chat template does not parse: {reason}; compare it with the checkpoint's")]
+    #[error("the chat template does not parse: {reason}. Compare it with the checkpoint's")]
     Syntax {
         /// What the renderer said, with the line.
         reason: String,
     },
     /// It parsed but refused these messages.
     #[error(
-        "the chat template refused a conversation of roles {roles}: {reason}; leave the system \
+        "the chat template refused a conversation of roles {roles}: {reason}. Leave the system \
          message out, or use the template the model was trained with"
     )]
     Render {

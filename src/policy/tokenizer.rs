@@ -15,7 +15,7 @@ use super::side_files::{self, SideFileError, token_string};
 pub enum TokenizerError {
     /// There is no `tokenizer.json`.
     #[error(
-        "{} has no tokenizer.json; copy it from the checkpoint the model was exported from",
+        "{} has no tokenizer.json. Copy it from the checkpoint the model was exported from",
         folder.display()
     )]
     Missing {
@@ -26,7 +26,7 @@ pub enum TokenizerError {
     #[error(transparent)]
     File(#[from] SideFileError),
     /// `tokenizer.json` is no tokenizer.
-    #[error("{} is not a tokenizer: {reason}; download the file again", path.display())]
+    #[error("{} is not a tokenizer: {reason}. Download the file again", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
@@ -35,7 +35,7 @@ pub enum TokenizerError {
     },
     /// A token id in a configuration is no token id.
     #[error(
-        "\"{key}\" in {} is {found}; it must be a token id or a list of them", path.display()
+        "\"{key}\" in {} is {found}. It must be a token id or a list of them", path.display()
     )]
     TokenId {
         /// The file.
@@ -47,8 +47,8 @@ pub enum TokenizerError {
     },
     /// A special token is not in the vocabulary.
     #[error(
-        "\"{key}\" in {} is `{token}`, which tokenizer.json does not know; \
-         the two files come from different models", path.display()
+        "\"{key}\" in {} is `{token}`, which tokenizer.json does not know. \
+         The two files come from different models", path.display()
     )]
     UnknownToken {
         /// The file.
@@ -60,7 +60,7 @@ pub enum TokenizerError {
     },
     /// No end-of-sequence token is named anywhere.
     #[error(
-        "{} names no end-of-sequence token; add \"eos_token_id\" to generation_config.json",
+        "{} names no end-of-sequence token. Add \"eos_token_id\" to generation_config.json",
         folder.display()
     )]
     NoEndOfSequence {
@@ -69,8 +69,8 @@ pub enum TokenizerError {
     },
     /// The tokenizer makes ids the model has no embedding for.
     #[error(
-        "the tokenizer has token {largest} and the model's vocabulary ends at {vocabulary}; \
-         use the tokenizer.json the model was exported with"
+        "the tokenizer has token {largest} and the model's vocabulary ends at {vocabulary}. \
+         Use the tokenizer.json the model was exported with"
     )]
     Vocabulary {
         /// The largest id the tokenizer, or a special token, has.
@@ -79,7 +79,7 @@ pub enum TokenizerError {
         vocabulary: usize,
     },
     /// The text could not be encoded.
-    #[error("a text of {bytes} bytes cannot be encoded: {reason}; check tokenizer.json")]
+    #[error("a text of {bytes} bytes cannot be encoded: {reason}. Check tokenizer.json")]
     Encode {
         /// Length of the text.
         bytes: usize,
@@ -87,7 +87,7 @@ pub enum TokenizerError {
         reason: String,
     },
     /// The tokens could not be decoded.
-    #[error("{tokens} tokens cannot be decoded: {reason}; check tokenizer.json")]
+    #[error("{tokens} tokens cannot be decoded: {reason}. Check tokenizer.json")]
     Decode {
         /// How many there were.
         tokens: usize,
@@ -344,8 +344,8 @@ mod tests {
         let error = tokenizer.check_vocabulary(255).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the tokenizer has token 255 and the model's vocabulary ends at 255; \
-             use the tokenizer.json the model was exported with"
+            "the tokenizer has token 255 and the model's vocabulary ends at 255. \
+             Use the tokenizer.json the model was exported with"
         );
         let config = [("config.json", r#"{"eos_token_id": 9999}"#)];
         assert!(load(&config).unwrap().check_vocabulary(256).is_err());

@@ -24,18 +24,21 @@ pub enum ProjectionError {
     )]
     NonFiniteWeight { module: ModuleId, row: usize, col: usize, value: f32 },
     /// The header selects no module of the model.
-    #[error("the adapter selects no module of this model. Use the model it was made for.")]
+    #[error(
+        "the adapter selects no module of this model. \
+         Use the model it was made for: `tla inspect` lists what a model has."
+    )]
     NothingSelected,
     /// A role the adapter names and the model lacks.
     #[error(
         "the adapter names the role {role}, and the model has no such module in the layers \
-         it names. Use the model it was made for."
+         it names. Use the model it was made for: `tla inspect` lists what a model has."
     )]
     RoleMissing { role: Role },
     /// A layer the adapter names and the model lacks.
     #[error(
         "the adapter names layer {layer}, and the model has no such layer. \
-         Use the model it was made for."
+         Use the model it was made for: `tla inspect` lists what a model has."
     )]
     LayerMissing { layer: u16 },
     /// One module given twice.

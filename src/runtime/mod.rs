@@ -21,5 +21,5 @@ pub use error::RuntimeError;
 #[cfg(feature = "load")]
 pub use locate::{Candidate, candidates};
 pub use measure::measure;
-pub use session::{Provider, Session, SessionOptions};
+pub use session::{Provider, Session, SessionOptions, ready};
 pub use tensor::Tensor;

@@ -119,6 +119,14 @@ fn dims(dtype: &ValueType) -> Vec<Dim> {
         .collect()
 }
 
+/// Finds and loads ONNX Runtime, unless that has been done.
+///
+/// # Errors
+/// If there is no usable library.
+pub fn ready() -> Result<(), RuntimeError> {
+    environment().map(|_| ())
+}
+
 /// The process-wide ONNX Runtime, found and loaded at first use.
 pub(super) fn environment() -> Result<&'static Environment, RuntimeError> {
     static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 #[non_exhaustive]
 pub enum AdamError {
     /// A setting is outside its range.
-    #[error("the optimiser's {name} is {value}; it must be {range}")]
+    #[error("the optimiser's {name} is {value}. It must be {range}")]
     Setting {
         /// Which one.
         name: &'static str,
@@ -29,7 +29,7 @@ pub enum AdamError {
         range: &'static str,
     },
     /// The gradient has another length than v.
-    #[error("the gradient has {found} numbers and v has {expected}; both come from one adapter")]
+    #[error("the gradient has {found} numbers and v has {expected}. Both come from one adapter")]
     Length {
         /// Length of v.
         expected: usize,
@@ -38,7 +38,7 @@ pub enum AdamError {
     },
     /// A gradient is NaN or infinite.
     #[error(
-        "the gradient of v[{index}] is {value}; lower the learning rate or look for a reward or \
+        "the gradient of v[{index}] is {value}. Lower the learning rate or look for a reward or \
          a model that is not finite"
     )]
     Gradient {
@@ -48,7 +48,7 @@ pub enum AdamError {
         value: f64,
     },
     /// A step would make v infinite or NaN, or the loaded state holds such a number.
-    #[error("v[{index}] or its moments would become {value}; lower the learning rate")]
+    #[error("v[{index}] or its moments would become {value}. Lower the learning rate")]
     NotFinite {
         /// Which component.
         index: usize,

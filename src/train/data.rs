@@ -36,7 +36,7 @@ pub struct Problem {
 #[non_exhaustive]
 pub enum DataError {
     /// The file could not be opened or read.
-    #[error("cannot read {}: {source}; check the path and its permissions", path.display())]
+    #[error("cannot read {}: {source}. Check the path and its permissions", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -44,7 +44,7 @@ pub enum DataError {
         source: std::io::Error,
     },
     /// The file is larger than [`MAX_FILE`].
-    #[error("{} is larger than {limit} bytes; split the dataset", path.display())]
+    #[error("{} is larger than {limit} bytes. Split the dataset", path.display())]
     FileTooLarge {
         /// The file.
         path: PathBuf,
@@ -53,7 +53,7 @@ pub enum DataError {
     },
     /// The file holds no problem.
     #[error(
-        "{} holds no problem; give one JSON object a line with \"question\" and \"answer\"",
+        "{} holds no problem. Give one JSON object a line with \"question\" and \"answer\"",
         path.display()
     )]
     Empty {
@@ -77,19 +77,19 @@ pub enum DataError {
 #[non_exhaustive]
 pub enum LineError {
     /// Longer than [`MAX_LINE`].
-    #[error("the line is longer than {limit} bytes; one problem goes on one line, shorten it")]
+    #[error("the line is longer than {limit} bytes. One problem goes on one line, shorten it")]
     TooLong {
         /// The cap.
         limit: usize,
     },
     /// Not UTF-8.
-    #[error("byte {column} of the line is not valid UTF-8; save the file as UTF-8")]
+    #[error("byte {column} of the line is not valid UTF-8. Save the file as UTF-8")]
     NotUtf8 {
         /// The first bad byte of the line, counted from 1.
         column: usize,
     },
     /// Not JSON.
-    #[error("`{found}` is not JSON ({reason}); write one JSON object a line")]
+    #[error("`{found}` is not JSON ({reason}). Write one JSON object a line")]
     NotJson {
         /// The line's beginning.
         found: String,
@@ -98,14 +98,14 @@ pub enum LineError {
     },
     /// JSON, but not an object.
     #[error(
-        "`{found}` is not an object; write {{\"question\": \"...\", \"answer\": \"... #### 27\"}}"
+        "`{found}` is not an object. Write {{\"question\": \"...\", \"answer\": \"... #### 27\"}}"
     )]
     NotObject {
         /// The value's beginning.
         found: String,
     },
     /// A field is missing.
-    #[error("the field \"{field}\" is missing (found: {found}); rename or add it")]
+    #[error("the field \"{field}\" is missing (found: {found}). Rename or add it")]
     MissingField {
         /// The field.
         field: &'static str,
@@ -113,7 +113,7 @@ pub enum LineError {
         found: String,
     },
     /// A field is not a string.
-    #[error("\"{field}\" is {found}, not a string; put it in quotes")]
+    #[error("\"{field}\" is {found}, not a string. Put it in quotes")]
     WrongType {
         /// The field.
         field: &'static str,
@@ -121,19 +121,19 @@ pub enum LineError {
         found: String,
     },
     /// The question is empty.
-    #[error("\"question\" is `{found}`, which asks nothing; fill it in or delete the line")]
+    #[error("\"question\" is `{found}`, which asks nothing. Fill it in or delete the line")]
     EmptyQuestion {
         /// The question: white space or nothing.
         found: String,
     },
     /// The answer has no marker.
-    #[error("\"answer\" ends in `{found}` and has no `####`; end it in `#### ` and the number")]
+    #[error("\"answer\" ends in `{found}` and has no `####`. End it in `#### ` and the number")]
     NoMarker {
         /// The answer's end.
         found: String,
     },
     /// What follows the marker is no number.
-    #[error("`{found}` after `####` in \"answer\" is not a number; write digits, as in `#### 27`")]
+    #[error("`{found}` after `####` in \"answer\" is not a number. Write digits, as in `#### 27`")]
     NotNumber {
         /// What was found.
         found: String,

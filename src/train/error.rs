@@ -28,9 +28,9 @@ pub enum TrainError {
         /// The module.
         module: ModuleId,
     },
-    /// No module left to adapt.
-    #[error("no module of this model has the roles and layers asked for. See `tla inspect`")]
-    NothingPlaced,
+    /// A placement by a gradient that was not measured.
+    #[error("the placement needs a measured gradient. This is a fault of tla: report it")]
+    NotMeasured,
     /// Gradients asked of a model loaded for answering only.
     #[error("this model was loaded without its gradient graph. This is a fault of tla: report it")]
     NotTrainable,

@@ -1,4 +1,4 @@
-//! From a model and problems to an adapter: place, train, bind, encode.
+//! From a plan and problems to an adapter: place, train, bind, encode.
 
 use std::time::Instant;
 
@@ -8,76 +8,19 @@ use super::{
     journal::{Journal, Line, Placement, Step},
     mean_gradient::MeanGradient,
     placement::choose_modules,
+    plan::{Plan, Seed, Site, Wish},
     reward::Reward,
     run::{Recipe, train},
-    scout::{Effort, survey},
+    scout::survey,
     seed_search::{captured, search_seed},
     student::{Frozen, Student, freeze},
 };
 use crate::{
-    format::{Header, ModuleId, Projection, RoleSet, Scalar, Split, Tying, encode_to_vec},
-    model::{OnnxModel, Targets, base_digest},
+    format::{Header, ModuleId, RoleSet, encode_to_vec},
     policy::live::Live,
     projection::{Geometry, factors, factors_digest, group_of, mixing},
     runtime::SessionOptions,
 };
-
-/// The form of the update (paper, section 3).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Form {
-    /// Rank r.
-    pub rank: u8,
-    /// Numbers per group, u.
-    pub width: u16,
-    /// Groups, g.
-    pub groups: u16,
-    /// Which modules share a group.
-    pub tying: Tying,
-    /// Where the singular values go.
-    pub split: Split,
-    /// The type v ships in.
-    pub scalar: Scalar,
-    /// Factor α.
-    pub scale: f32,
-}
-
-/// Which modules are adapted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Site {
-    /// Those that hold most of the gradient for their number.
-    Measured,
-    /// Those of the given roles, in `layers` layers from `first_layer` on; 0 for all.
-    Given {
-        /// Roles.
-        roles: RoleSet,
-        /// First layer.
-        first_layer: u16,
-        /// Number of layers, 0 for all.
-        layers: u16,
-    },
-}
-
-/// Which projection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seed {
-    /// This one.
-    Given(u64),
-    /// The best of this many, from 0 on.
-    Search(u64),
-}
-
-/// Where v acts: what is asked for and how hard it is looked for.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Wish {
-    /// The form of the update.
-    pub form: Form,
-    /// Which modules.
-    pub site: Site,
-    /// Which projection.
-    pub seed: Seed,
-    /// How much is measured where something is to be found.
-    pub effort: Effort,
-}
 
 /// What `fit` is doing.
 #[derive(Debug, Clone, Copy)]
@@ -107,45 +50,36 @@ pub struct Fitted {
     pub train_seconds: f64,
 }
 
-/// Trains an adapter for `model` on `problems`.
+/// Trains the planned adapter on `problems`.
 ///
 /// # Errors
 /// If the model cannot be grafted, differentiated or run, or nothing can be learned.
-#[allow(clippy::too_many_arguments, reason = "each is one independent thing the run is made of")]
 pub fn fit(
-    model: &OnnxModel,
-    targets: &Targets,
+    plan: Plan<'_>,
     problems: &[Problem],
     reward: &dyn Reward,
-    wish: &Wish,
     recipe: &Recipe,
     options: SessionOptions,
     journal: &mut Journal,
     watch: &mut dyn FnMut(Event<'_>),
 ) -> Result<Fitted, TrainError> {
-    let base = base_digest(model, targets)?;
-    let candidates = candidates(targets, wish.site);
-    if candidates.is_empty() {
-        return Err(TrainError::NothingPlaced);
-    }
-    let rank = usize::from(wish.form.rank);
-    let count = candidates.len();
+    let Plan { model, targets, wish, voice, base_digest, candidates } = plan;
+    let form = wish.form;
+    let (rank, count) = (usize::from(form.rank), candidates.len());
     let frozen = freeze(model, targets, &candidates, rank, options.threads, &mut |done| {
         watch(Event::Basis(done, count));
     })?;
-    let measured = wish.site == Site::Measured || matches!(wish.seed, Seed::Search(_));
-    let split = wish.form.split;
-    let mut student = Student::load(model, targets, &frozen, split, true, options)?;
-    let gradient = match measured {
+    let mut student = Student::load(voice, model, targets, &frozen, form.split, true, options)?;
+    let gradient = match wish.is_measured() {
         true => {
-            let live = Live::new(geometry(&wish.form, 0), &candidates)?;
+            let live = Live::new(form.geometry(0), &candidates)?;
             let of = wish.effort.batches;
             let mut heard = |done| watch(Event::Survey(done, of));
             Some(survey(&mut student, &live, problems, reward, recipe, wish.effort, &mut heard)?)
         }
         false => None,
     };
-    let placed = place(wish, &candidates, gradient.as_ref())?;
+    let placed = place(&wish, &candidates, gradient.as_ref())?;
     watch(Event::Placed(&placed.record));
     journal.write(&Line::Placement(placed.record.clone()))?;
 
@@ -153,10 +87,10 @@ pub fn fit(
         frozen.into_iter().filter(|f| placed.modules.contains(&f.module)).collect();
     if placed.modules != candidates {
         // Two sessions of the old graft would stay beside the two of the new one.
-        drop(student);
-        student = Student::load(model, targets, &frozen, split, true, options)?;
+        let Student { voice, .. } = student;
+        student = Student::load(voice, model, targets, &frozen, form.split, true, options)?;
     }
-    let geometry = geometry(&wish.form, placed.record.seed);
+    let geometry = form.geometry(placed.record.seed);
     let live = Live::new(geometry, &placed.modules)?;
     let started = Instant::now();
     let v = train(&mut student, &live, problems, reward, recipe, journal, &mut |step| {
@@ -165,47 +99,16 @@ pub fn fit(
     let train_seconds = started.elapsed().as_secs_f64();
 
     let header = Header {
-        scalar: wish.form.scalar,
-        split,
-        tying: wish.form.tying,
-        rank: wish.form.rank,
-        projection: Projection::Seeded,
-        width: wish.form.width,
-        groups: wish.form.groups,
         roles: placed.roles,
         seed: placed.record.seed,
-        scale: wish.form.scale,
         first_layer: placed.record.first_layer,
         layers: placed.record.layers,
-        base_digest: base,
+        base_digest,
         factors_digest: rebuilt_digest(&geometry, &placed.modules, &frozen, &v),
+        ..form.header()
     };
     let bytes = encode_to_vec(&header, &v)?;
     Ok(Fitted { header, v, bytes, placement: placed.record, train_seconds })
-}
-
-fn candidates(targets: &Targets, site: Site) -> Vec<ModuleId> {
-    let wanted = |module: &ModuleId| match site {
-        Site::Measured => RoleSet::LINEAR.contains(module.role),
-        Site::Given { roles, first_layer, layers } => {
-            let within = module.layer >= first_layer && module.layer - first_layer < layers;
-            roles.contains(module.role) && (layers == 0 || within)
-        }
-    };
-    targets.targets.iter().map(|t| t.module).filter(wanted).collect()
-}
-
-fn geometry(form: &Form, seed: u64) -> Geometry {
-    Geometry {
-        rank: usize::from(form.rank),
-        width: usize::from(form.width),
-        groups: usize::from(form.groups),
-        tying: form.tying,
-        projection: Projection::Seeded,
-        split: form.split,
-        seed,
-        scale: form.scale,
-    }
 }
 
 struct Placed {
@@ -225,7 +128,7 @@ fn place(
         (Site::Given { roles, first_layer, layers }, _) => {
             (roles, first_layer, layers, candidates.to_vec(), None)
         }
-        (Site::Measured, None) => return Err(TrainError::NothingPlaced),
+        (Site::Measured, None) => return Err(TrainError::NotMeasured),
         (Site::Measured, Some(gradient)) => {
             let seeds = match wish.seed {
                 Seed::Given(_) => 1,
@@ -237,13 +140,13 @@ fn place(
             (found.roles, found.first_layer, found.layers, found.modules, share)
         }
     };
-    let trial = geometry(form, 0);
+    let trial = form.geometry(0);
     let (seed, searched, caught) = match (wish.seed, gradient) {
         (Seed::Given(seed), None) => (seed, None, None),
         (Seed::Given(seed), Some(gradient)) => {
             (seed, None, Some(captured(gradient, &modules, &Geometry { seed, ..trial })?))
         }
-        (Seed::Search(_), None) => return Err(TrainError::NothingPlaced),
+        (Seed::Search(_), None) => return Err(TrainError::NotMeasured),
         (Seed::Search(n), Some(gradient)) => {
             let best = search_seed(gradient, &modules, &trial, 0, n)?;
             (best.seed, Some(n), Some(best.captured))

@@ -24,7 +24,7 @@ pub const MAX_LINE: u64 = 1 << 20;
 #[non_exhaustive]
 pub enum JournalError {
     /// The system refused.
-    #[error("cannot {action} {}: {source}; check the path and free space", path.display())]
+    #[error("cannot {action} {}: {source}. Check the path and free space", path.display())]
     Io {
         /// What was tried.
         action: &'static str,
@@ -34,14 +34,14 @@ pub enum JournalError {
         source: std::io::Error,
     },
     /// A new run may not overwrite an old one.
-    #[error("{} exists already; resume that run, or choose another run folder", path.display())]
+    #[error("{} exists already. Choose another run folder with --run, or delete this one", path.display())]
     Exists {
         /// The journal.
         path: PathBuf,
     },
     /// A number is NaN or infinite.
     #[error(
-        "`{field}` of the {kind} line{step} is not a finite number; the run has diverged, \
+        "`{field}` of the {kind} line{step} is not a finite number. The run has diverged, \
          lower the learning rate"
     )]
     NotFinite {
@@ -53,13 +53,13 @@ pub enum JournalError {
         step: String,
     },
     /// The line cannot be written as JSON.
-    #[error("a journal line cannot be written as JSON: {source}; report this as a bug")]
+    #[error("a journal line cannot be written as JSON: {source}. Report this as a bug")]
     Json {
         /// What the writer said.
         source: serde_json::Error,
     },
     /// A whole line of a journal is not one.
-    #[error("{}, line {line} is no journal line: {reason}; restore the file", path.display())]
+    #[error("{}, line {line} is no journal line: {reason}. Restore the file", path.display())]
     Line {
         /// The journal.
         path: PathBuf,
@@ -245,6 +245,13 @@ impl Journal {
             path: self.path.clone(),
             source,
         })
+    }
+
+    /// Removes a journal that has nothing to say, and its folder unless something else is in it.
+    pub fn discard(self) {
+        // What cannot be removed is left: the error that ended the run is the one to tell.
+        let _ = std::fs::remove_file(&self.path);
+        let _ = self.path.parent().map(std::fs::remove_dir);
     }
 
     /// Where the journal is.

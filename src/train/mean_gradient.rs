@@ -11,10 +11,10 @@ use crate::format::ModuleId;
 #[non_exhaustive]
 pub enum GradientError {
     /// No module.
-    #[error("there is no module to place an update on; the model has no targets")]
+    #[error("there is no module to place an update on. The model has no targets")]
     NoModules,
     /// Modules must be sorted and distinct.
-    #[error("module {second} follows {first}; give each module once, sorted by layer and role")]
+    #[error("module {second} follows {first}. Give each module once, sorted by layer and role")]
     Unsorted {
         /// The module before.
         first: ModuleId,
@@ -30,7 +30,7 @@ pub enum GradientError {
         found: usize,
     },
     /// A gradient is NaN or infinite, or a variance is negative.
-    #[error("dL/dR of {module} holds {value}; look for a reward or a model that is not finite")]
+    #[error("dL/dR of {module} holds {value}. Look for a reward or a model that is not finite")]
     NotFinite {
         /// The module.
         module: ModuleId,
@@ -38,7 +38,7 @@ pub enum GradientError {
         value: f64,
     },
     /// A variance needs two samples.
-    #[error("the gradient was averaged over {found} samples; average over at least 2")]
+    #[error("the gradient was averaged over {found} samples. Average over at least 2")]
     TooFewSamples {
         /// How many there were.
         found: u64,

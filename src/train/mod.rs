@@ -1,7 +1,7 @@
 //! Reinforcement learning of a few numbers: rewards, GRPO, placement, journal.
 //!
-//! `fit` goes from a model and problems to an adapter; `run` is the training loop, to be read
-//! from top to bottom.
+//! `plan` is what is asked for, `fit` goes from there to an adapter; `run` is the training loop, to
+//! be read from top to bottom.
 
 pub mod adam;
 pub mod answer;
@@ -16,6 +16,7 @@ pub mod journal;
 pub mod mean_gradient;
 pub mod order;
 pub mod placement;
+pub mod plan;
 pub mod reward;
 pub mod run;
 pub mod scout;

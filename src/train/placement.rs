@@ -2,9 +2,10 @@
 //!
 //! From one averaged gradient G = dL/dR, before any training (design, "Placement before
 //! training"). A set S of n modules holds a share E of the gradient's energy; u·g random
-//! directions capture about u·g of its r²·n dimensions. The score of a set is the share the
-//! adapter can be expected to follow: E · min(1, u·g / (r²·n)). All sets a header can name are
-//! compared: every subset of the roles over every contiguous range of layers.
+//! directions capture about u·g of its r²·n dimensions, and the best of many seeds more. The
+//! score of a set is the share the adapter can be expected to follow: E times the expected capture.
+//! All sets a header can name are compared: every subset of the roles over every contiguous range
+//! of layers.
 //!
 //! Then the seed: see [`seed_search`](super::seed_search).
 
@@ -19,8 +20,8 @@ use crate::format::{FormatError, ModuleId, Role, RoleSet};
 pub enum PlacementError {
     /// The gradient is all noise.
     #[error(
-        "the averaged gradient's energy {energy:e} does not exceed its noise {noise:e}; \
-         average over more rollouts, or choose roles and layers by hand"
+        "the averaged gradient's energy {energy:e} does not exceed its noise {noise:e}. \
+         Average over more rollouts, or choose roles and layers by hand"
     )]
     NoSignal {
         /// ‖mean‖².
@@ -29,7 +30,7 @@ pub enum PlacementError {
         noise: f64,
     },
     /// No set of modules is large enough for the groups.
-    #[error("no set of the model's {modules} modules takes {groups} groups; use fewer groups")]
+    #[error("no set of the model's {modules} modules takes {groups} groups. Use fewer groups")]
     TooManyGroups {
         /// Groups.
         groups: usize,
@@ -37,13 +38,13 @@ pub enum PlacementError {
         modules: usize,
     },
     /// A module that has no gradient was selected.
-    #[error("the gradient has no module {module}; average it over every module to be placed")]
+    #[error("the gradient has no module {module}. Average it over every module to be placed")]
     NoGradient {
         /// The module.
         module: ModuleId,
     },
     /// A geometry does not fit the gradient.
-    #[error("the geometry has {name} {found}; it must be {expected}")]
+    #[error("the geometry has {name} {found}. It must be {expected}")]
     Geometry {
         /// Which field.
         name: &'static str,
@@ -53,7 +54,7 @@ pub enum PlacementError {
         expected: String,
     },
     /// No seed was to be compared.
-    #[error("0 seeds were to be searched; search at least 1")]
+    #[error("0 seeds were to be searched. Search at least 1")]
     NoSeeds,
     /// A role set could not be made.
     #[error(transparent)]

@@ -16,8 +16,8 @@ use super::data::Problem;
 pub enum RewardError {
     /// The reward itself failed.
     #[error(
-        "the reward `{reward}` failed on the problem of line {line}: {reason}; \
-         mend it or choose another, no score was assumed"
+        "the reward `{reward}` failed on the problem of line {line}: {reason}. \
+         Mend it or choose another, no score was assumed"
     )]
     Failed {
         /// Name of the reward.
@@ -29,7 +29,7 @@ pub enum RewardError {
     },
     /// The reward is not a finite number.
     #[error(
-        "the reward of the problem of line {line} is {value}; a reward must be a finite number"
+        "the reward of the problem of line {line} is {value}. A reward must be a finite number"
     )]
     NotFinite {
         /// The problem's line in its dataset.

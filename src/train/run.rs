@@ -31,7 +31,7 @@ use crate::{
 /// What the loop is told.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Recipe {
-    /// Updates of the batch kind: rollouts are sampled this many times.
+    /// How many batches of answers are sampled, each followed by its updates.
     pub steps: usize,
     /// Problems per step.
     pub problems: usize,

@@ -10,7 +10,7 @@ use crate::{
     model::{OnnxModel, Targets, proto::ModelProto},
     policy::voice::Voice,
     projection::{Basis, basis},
-    runtime::{CausalGraph, Interface, LOGITS, SessionOptions},
+    runtime::{CausalGraph, LOGITS, SessionOptions},
     surgery::{LowRank, last_token_patch, lowrank_patch},
 };
 
@@ -37,9 +37,10 @@ impl Student {
     /// Grafts the modules of `frozen` onto `model` and loads what training needs.
     ///
     /// # Errors
-    /// If the model is not a causal language model with tokenizer and chat template, the graft
-    /// does not fit it, or it cannot be differentiated.
+    /// If the model is not a causal language model, the graft does not fit it, or it cannot be
+    /// differentiated.
     pub fn load(
+        voice: Voice,
         model: &OnnxModel,
         targets: &Targets,
         frozen: &[Frozen],
@@ -47,8 +48,6 @@ impl Student {
         trainable: bool,
         options: SessionOptions,
     ) -> Result<Self, TrainError> {
-        let interface = Interface::of(model.graph())?;
-        let voice = Voice::load(model.folder(), interface.vocabulary)?;
         let grafted = graft(model, targets, frozen, split)?;
         let gradient = match trainable {
             true => Some(differentiated(&grafted, &model.path, frozen, options)?),

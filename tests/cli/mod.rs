@@ -1,3 +1,4 @@
+#![allow(dead_code, reason = "each test program uses a part of it")]
 //! A folder with two models and the values of an adapter, and `tla` run in it.
 
 use std::{
@@ -55,6 +56,21 @@ impl Place {
     /// Runs `tla` with arguments separated by spaces.
     pub fn run(&self, args: &str) -> Done {
         self.command(args.split_whitespace()).output().unwrap().into()
+    }
+
+    /// The command could not say: its words are in the error, and the folder is as it was.
+    #[track_caller]
+    pub fn refused(&self, args: &str, words: &[&str]) {
+        let before = self.contents();
+        let done = self.run(args);
+        assert_eq!((done.code, done.stdout.as_str()), (Some(2), ""), "{args}: {}", done.stderr);
+        let error = done.stderr.lines().last().unwrap_or_default();
+        assert!(error.starts_with("tla: ") && error.ends_with('.'), "{args}: {error}");
+        assert!(error.contains(". "), "{args}: no remedy in {error}");
+        for word in words {
+            assert!(error.contains(word), "{args}: no {word:?} in {error}");
+        }
+        assert!(self.contents() == before, "{args} changed the folder");
     }
 
     /// Every file and folder, sorted, with the contents of files.
