@@ -1,0 +1,74 @@
+//! What a step of training costs on the fixture model, with 13 numbers on gate and down: sampling
+//! and scoring answers, and the gradient of the ones that say something.
+
+use std::path::Path;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use tla::{
+    format::{Header, ModuleId, Role, RoleSet, Scalar, Split},
+    model::{OnnxModel, find_targets},
+    policy::live::Live,
+    projection::{Geometry, select},
+    runtime::SessionOptions,
+    train::{
+        data::{Problem, read_problems},
+        explore::{Exploration, explore},
+        plan::voice_of,
+        reward::ExactMatch,
+        run::{Recipe, gradient_of},
+        student::{Student, freeze},
+    },
+};
+
+const RECIPE: Recipe = Recipe {
+    steps: 1,
+    problems: 24,
+    exploration: Exploration {
+        samples: 8,
+        max_tokens: 64,
+        temperature: 1.0,
+        seed: 1,
+        normalise: true,
+    },
+    learning_rate: 0.03,
+    updates: 1,
+    clip: 0.2,
+    kl: 0.0,
+    micro_tokens: 8192,
+    scalar: Scalar::Bf16,
+};
+
+fn benches(c: &mut Criterion) {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let model = OnnxModel::load(&fixtures.join("wordmath")).unwrap();
+    let targets = find_targets(&model).unwrap();
+    let known: Vec<ModuleId> = targets.targets.iter().map(|t| t.module).collect();
+    let roles = RoleSet::from_roles([Role::Gate, Role::Down]).unwrap();
+    let header = Header { roles, ..Header::default() };
+    let modules = select(&header, &known).unwrap();
+    let frozen = freeze(&model, &targets, &modules, 2, 2, &mut |_| {}).unwrap();
+    let live = Live::new(Geometry::from(&header), &modules).unwrap();
+    let voice = voice_of(&model).unwrap();
+    let options = SessionOptions::cpu(2);
+    let mut student =
+        Student::load(voice, &model, &targets, &frozen, Split::Paper, true, options).unwrap();
+    let problems = read_problems(&fixtures.join("data/train.jsonl")).unwrap();
+    let chosen: Vec<&Problem> = problems.iter().take(RECIPE.problems).collect();
+    let v = [0.0; 13];
+    let mixing = live.mixing(&v).unwrap();
+    let sample = |student: &mut Student| {
+        explore(student, &chosen, &mixing, &ExactMatch, &RECIPE.exploration, 1).unwrap()
+    };
+    let groups = sample(&mut student);
+
+    let mut group = c.benchmark_group("24 problems, 8 answers each");
+    group.sample_size(10);
+    group.bench_function("rollout step", |b| b.iter(|| sample(&mut student)));
+    group.bench_function("gradient step", |b| {
+        b.iter(|| gradient_of(&mut student, &live, &v, &groups, &RECIPE).unwrap());
+    });
+    group.finish();
+}
+
+criterion_group!(training, benches);
+criterion_main!(training);
