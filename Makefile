@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 RUN := target/demo
+MICRO := tests/no-std/Cargo.toml
 
-.PHONY: build setup demo test test-native lint bench proto-check
+.PHONY: build setup demo micro test test-native lint bench proto-check
 
 build:
 	cargo build --release
@@ -27,11 +28,18 @@ test: setup lint
 lint:
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
+	cargo fmt --manifest-path $(MICRO) --check
+	cargo clippy --manifest-path $(MICRO) --target-dir target/no-std -- -D warnings
 
 # The same digests from a build for this CPU: no result may depend on the target.
 test-native:
 	RUSTFLAGS="-C target-cpu=native" CARGO_TARGET_DIR=target/native \
 		cargo test --no-default-features --features std --test projection_laws
+
+# Flash and stack of the heapless reader. A Cortex-M4 is measured where qemu-system-arm is installed.
+micro:
+	rustup target add thumbv7em-none-eabi
+	cargo test --no-default-features --features std --test no_std -- --nocapture
 
 bench: setup
 	cargo bench

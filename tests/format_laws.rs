@@ -76,6 +76,10 @@ proptest! {
         prop_assert_eq!(bytes.len(), header.encoded_len());
         let decoded = Adapter::decode(&bytes).unwrap();
         prop_assert_eq!(*decoded.header(), header);
+        let groups: Vec<f32> = (0..).map_while(|g| decoded.group(g)).flatten().collect();
+        prop_assert_eq!(&groups, &v);
+        prop_assert!(decoded.group(usize::from(header.groups)).is_none());
+        prop_assert!(decoded.group(0).unwrap().len() == usize::from(header.width));
         prop_assert!(decoded.values().eq(v));
         prop_assert_eq!(&decoded.checksum()[..], &bytes[bytes.len() - 32..]);
     }

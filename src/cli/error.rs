@@ -1,6 +1,8 @@
 //! Why a command could not say.
 
-use super::{files::FileError, output, recipe::RecipeError};
+#[cfg(feature = "sign")]
+use super::secret_key::SecretKeyError;
+use super::{files::FileError, output, recipe::RecipeError, signature::PublicKeyError};
 #[cfg(feature = "train")]
 use crate::{
     eval::report::ReportError,
@@ -31,6 +33,24 @@ pub enum CliError {
     /// The input of `pack` cannot be used.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
+    /// A signature cannot be checked.
+    #[error(transparent)]
+    PublicKey(#[from] PublicKeyError),
+    /// A signature or a key cannot be made.
+    #[cfg(feature = "sign")]
+    #[error(transparent)]
+    SecretKey(#[from] SecretKeyError),
+    /// A comment that is not one short line.
+    #[cfg(feature = "sign")]
+    #[error(
+        "the comment has {len} bytes or a control character. Give one line of at most {most} bytes"
+    )]
+    Comment {
+        /// Its length.
+        len: usize,
+        /// The longest.
+        most: usize,
+    },
     /// A file that should be an adapter.
     #[error("{} is not a usable adapter: {source}", path.display())]
     Adapter {

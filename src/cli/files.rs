@@ -56,6 +56,13 @@ pub enum FileError {
         /// The output.
         path: PathBuf,
     },
+    /// An output that is never replaced.
+    #[cfg(feature = "sign")]
+    #[error("{} exists and will not be overwritten. Choose another output, or move it away", path.display())]
+    Exists {
+        /// The output.
+        path: PathBuf,
+    },
     /// Output and input are one file.
     #[error("{} is an input of this command and will not be overwritten. Choose another output", path.display())]
     WouldOverwriteInput {
@@ -82,15 +89,20 @@ impl FileError {
 
 /// The bytes of a file of at most [`LIMIT`].
 pub fn read(path: &Path) -> Result<Vec<u8>, FileError> {
+    read_at_most(path, LIMIT)
+}
+
+/// The bytes of a file that has no more than `limit`.
+pub fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     let failed = |source| FileError::io("read", path, source);
     let file = File::open(path).map_err(failed)?;
     if file.metadata().map_err(failed)?.is_dir() {
         return Err(FileError::NotAFile { path: path.into() });
     }
     let mut bytes = Vec::new();
-    file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(failed)?;
-    match bytes.len() as u64 > LIMIT {
-        true => Err(FileError::TooLarge { path: path.into(), limit: LIMIT }),
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+    match bytes.len() as u64 > limit {
+        true => Err(FileError::TooLarge { path: path.into(), limit }),
         false => Ok(bytes),
     }
 }
@@ -117,6 +129,45 @@ pub fn check_output(out: &Path, inputs: &[PathBuf]) -> Result<(), FileError> {
     match meta.permissions().readonly() {
         true => Err(FileError::ReadOnly { path: out.into() }),
         false => Ok(()),
+    }
+}
+
+/// Refuses an output that exists, or has no folder to lie in.
+#[cfg(feature = "sign")]
+pub fn check_new(out: &Path) -> Result<(), FileError> {
+    // A link that leads nowhere exists too.
+    match fs::symlink_metadata(out) {
+        Ok(_) => Err(FileError::Exists { path: out.into() }),
+        Err(_) => check_output(out, &[]),
+    }
+}
+
+/// Writes two files that do not exist yet, the first for its owner only.
+#[cfg(feature = "sign")]
+pub fn write_new_pair(private: (&Path, &[u8]), public: (&Path, &[u8])) -> Result<(), FileError> {
+    let (private_out, public_out) = (private.0, public.0);
+    let public = stage(public_out, &mut &*public.1)?;
+    let failed = |source| FileError::io("write", private_out, source);
+    let mut file = tempfile::Builder::new()
+        .prefix(".tla-")
+        .tempfile_in(folder(private_out))
+        .map_err(failed)?;
+    file.write_all(private.1).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+    place_new(file, private_out)?;
+    place_new(public, public_out).inspect_err(|_| {
+        // Half a pair is of no use; the error above is the one to tell.
+        let _ = fs::remove_file(private_out);
+    })
+}
+
+#[cfg(feature = "sign")]
+fn place_new(staged: NamedTempFile, out: &Path) -> Result<(), FileError> {
+    match staged.persist_noclobber(out) {
+        Ok(_) => Ok(()),
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(FileError::Exists { path: out.into() })
+        }
+        Err(error) => Err(FileError::io("write", out, error.error)),
     }
 }
 

@@ -17,7 +17,12 @@ mod pack;
 #[cfg(feature = "train")]
 mod progress;
 mod recipe;
+#[cfg(feature = "sign")]
+mod secret_key;
 mod show;
+#[cfg(feature = "sign")]
+mod sign;
+mod signature;
 mod threads;
 #[cfg(feature = "train")]
 mod train;
@@ -53,6 +58,8 @@ enum Command {
     Eval(eval::Eval),
     Pack(pack::Pack),
     Show(show::Show),
+    #[cfg(feature = "sign")]
+    Sign(sign::Sign),
     Verify(verify::Verify),
     Merge(merge::Merge),
 }
@@ -67,6 +74,8 @@ impl Command {
             Self::Eval(command) => command.run(out),
             Self::Pack(command) => command.run(out),
             Self::Show(command) => command.run(out),
+            #[cfg(feature = "sign")]
+            Self::Sign(command) => command.run(out),
             Self::Verify(command) => command.run(out),
             Self::Merge(command) => command.run(out),
         }

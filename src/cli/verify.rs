@@ -3,8 +3,9 @@
 use super::{
     CliError, Output, Verdict,
     base::Base,
-    files,
+    files::{self, FileError},
     output::{hex, name},
+    signature::{self, PublicKey},
     threads::Threads,
 };
 use crate::{
@@ -19,20 +20,27 @@ use std::{
     path::{Path, PathBuf},
 };
 
+const SIGNATURE: &str = "signature";
+
 const WHAT_IT_PROVES: &str = "\
 What the checks prove:
-  file     layout and checksum: integrity, not origin. Whoever changes a file can compute its
-           checksum anew
-  base     the model has the base digest the adapter names. The digest covers only the seven
-           linear roles (q k v o gate up down) of every layer; embeddings, head, norms and biases
-           are not covered
-  rebuild  seed, values and weights give the very factors the adapter names (factors digest)
-  merged   the second model is the base with the adapter merged in, bit for bit
+  file       layout and checksum: no accident changed the file. Whoever changes one on purpose can
+             compute its checksum anew
+  signature  whoever has the secret key that belongs to --key signed these bytes and the trusted
+             comment that is shown. Whose key it is you must know from elsewhere
+  base       the model has the base digest the adapter names. The digest covers only the seven
+             linear roles (q k v o gate up down) of every layer; embeddings, head, norms and biases
+             are not covered
+  rebuild    seed, values and weights give the very factors the adapter names (factors digest)
+  merged     the second model is the base with the adapter merged in, bit for bit
 
-Origin is never checked: the file is not signed. Exit status: 0 if every check is ok, 1 if one is
-not, 2 if a file cannot be read.";
+What no check proves: how or on what the adapter was trained, what it does to the model's answers,
+that it is its author's latest, that a key was not stolen. Without --key, origin is not checked.
 
-/// Check an adapter, alone, against its model, and against a merged model
+Exit status: 0 if every check is ok, 1 if one is not (with --key, a missing or malformed signature
+is not ok), 2 if a file or the key cannot be read.";
+
+/// Check an adapter, alone, against its author's key, its model, and a merged model
 #[derive(clap::Args)]
 #[command(after_help = WHAT_IT_PROVES)]
 pub struct Verify {
@@ -45,6 +53,12 @@ pub struct Verify {
     /// A model that should be the base with the adapter merged in
     #[arg(long, value_name = "MODEL2", requires = "base")]
     merged: Option<PathBuf>,
+    /// Its author's minisign public key: a file, or the key itself (RW…)
+    #[arg(long, value_name = "PUB")]
+    key: Option<PathBuf>,
+    /// The signature [default: A.tla.minisig]
+    #[arg(long, value_name = "MINISIG", requires = "key")]
+    signature: Option<PathBuf>,
     #[command(flatten)]
     threads: Threads,
 }
@@ -53,19 +67,28 @@ impl Verify {
     /// Makes the checks that were asked for.
     pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
         let bytes = files::read(&self.adapter)?;
+        let key = self.key.as_deref().map(PublicKey::load).transpose()?;
         let mut report = Report::default();
-        match Adapter::decode(&bytes) {
+        let decoded = Adapter::decode(&bytes);
+        match &decoded {
             Ok(adapter) => {
                 let checksum = hex(&adapter.checksum());
                 report.yes("file", format!("{} bytes, checksum {checksum}", bytes.len()));
+            }
+            Err(error) => report.no("file", error.to_string()),
+        }
+        if let Some(key) = &key {
+            self.check_signature(key, &bytes, &mut report)?;
+        }
+        match &decoded {
+            Ok(adapter) => {
                 if let Some(base) = &self.base {
-                    self.check_base(&adapter, base, &mut report)?;
+                    self.check_base(adapter, base, &mut report)?;
                 } else if !adapter.header().is_bound() {
                     out.say("the adapter is unbound: it does not say which model it belongs to.");
                 }
             }
-            Err(error) => {
-                report.no("file", error.to_string());
+            Err(_) => {
                 let asked =
                     [("base", &self.base), ("rebuild", &self.base), ("merged", &self.merged)];
                 for (check, _) in asked.iter().filter(|(_, path)| path.is_some()) {
@@ -74,22 +97,55 @@ impl Verify {
             }
         }
         report.unchecked = self.unchecked();
-        out.say(match (&self.base, &self.merged) {
-            (None, _) => {
-                "not checked: which model it belongs to and what it rebuilds to (give --base), \
-                 and its origin (it is not signed)."
-            }
-            _ => "not checked: its origin (it is not signed).",
-        });
+        let model = "which model it belongs to and what it rebuilds to (give --base)";
+        let left: Vec<_> = [(model, &self.base), ("its origin (give --key)", &self.key)]
+            .iter()
+            .filter(|(_, given)| given.is_none())
+            .map(|(what, _)| *what)
+            .collect();
+        if !left.is_empty() {
+            out.say(format_args!("not checked: {}.", left.join(", and ")));
+        }
         report.valid = report.checks.iter().all(|check| check.ok);
         out.report(&report)?;
         Ok(if report.valid { Verdict::Yes } else { Verdict::No })
     }
 
     fn unchecked(&self) -> Vec<&'static str> {
-        let checks = [("base", &self.base), ("rebuild", &self.base), ("merged", &self.merged)];
-        let left = checks.iter().filter(|(_, path)| path.is_none()).map(|(name, _)| *name);
-        left.chain(["origin"]).collect()
+        let checks = [
+            ("base", &self.base),
+            ("rebuild", &self.base),
+            ("merged", &self.merged),
+            ("origin", &self.key),
+        ];
+        checks.iter().filter(|(_, path)| path.is_none()).map(|(name, _)| *name).collect()
+    }
+
+    /// No signature where one belongs is a no; a signature that was named and is not there is not.
+    fn check_signature(
+        &self,
+        key: &PublicKey,
+        bytes: &[u8],
+        report: &mut Report,
+    ) -> Result<(), CliError> {
+        let path = self.signature.clone().unwrap_or_else(|| signature::beside(&self.adapter));
+        let text = match files::read_at_most(&path, signature::LIMIT) {
+            Err(FileError::Missing { .. }) if self.signature.is_none() => {
+                let path = path.display();
+                report.no(SIGNATURE, format!("{path} does not exist. Ask the author for it"));
+                return Ok(());
+            }
+            other => other?,
+        };
+        match key.check(bytes, &text) {
+            Ok(comment) => {
+                let line = comment.replace('\t', " ");
+                report.yes(SIGNATURE, format!("of this key; trusted comment: {line}"));
+                report.trusted_comment = Some(comment);
+            }
+            Err(why) => report.no(SIGNATURE, format!("{} {why}", path.display())),
+        }
+        Ok(())
     }
 
     fn check_base(
@@ -182,10 +238,13 @@ fn differences(mismatches: &[Mismatch]) -> String {
 struct Report {
     /// Whether every check is ok.
     valid: bool,
-    /// The checks that were asked for, in order: file, base, rebuild, merged.
+    /// The checks that were asked for, in order: file, signature, base, rebuild, merged.
     checks: Vec<Check>,
-    /// What was not asked for or cannot be checked.
+    /// What was not asked for.
     unchecked: Vec<&'static str>,
+    /// What the signature says, if it is good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trusted_comment: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -207,9 +266,10 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.checks.iter().map(|check| check.name.len()).fold(7, usize::max);
         for check in &self.checks {
             let ok = if check.ok { "ok" } else { "NO" };
-            writeln!(f, "{:<7}  {ok}  {}", check.name, name(&check.detail))?;
+            writeln!(f, "{:<width$}  {ok}  {}", check.name, name(&check.detail))?;
         }
         writeln!(f, "{}", if self.valid { "valid" } else { "not valid" })
     }

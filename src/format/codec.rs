@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{CHECKSUM_LEN, FormatError, HEADER_LEN, Header, scalar, wire};
+use super::{CHECKSUM_LEN, FormatError, HEADER_LEN, Header, Scalar, scalar, wire};
 
 /// A checked view of an adapter's bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,10 +43,18 @@ impl<'a> Adapter<'a> {
 
     /// The values v, group after group, widened to f32.
     pub fn values(&self) -> impl ExactSizeIterator<Item = f32> + use<'a> {
-        let scalar = self.header.scalar;
-        self.bytes[HEADER_LEN..self.bytes.len() - CHECKSUM_LEN]
-            .chunks_exact(scalar.size())
-            .map(move |bytes| scalar::read(scalar, bytes))
+        widened(self.header.scalar, self.stored())
+    }
+
+    /// The u values of one group, or `None` beyond the last group.
+    pub fn group(&self, index: usize) -> Option<impl ExactSizeIterator<Item = f32> + use<'a>> {
+        let Header { scalar, width, .. } = self.header;
+        let group = self.stored().chunks_exact(scalar.size() * usize::from(width)).nth(index)?;
+        Some(widened(scalar, group))
+    }
+
+    fn stored(&self) -> &'a [u8] {
+        &self.bytes[HEADER_LEN..self.bytes.len() - CHECKSUM_LEN]
     }
 
     /// The SHA-256 at the end of the file, which names the adapter.
@@ -95,6 +103,10 @@ pub fn encode_to_vec(header: &Header, v: &[f32]) -> Result<Vec<u8>, FormatError>
     let mut out = vec![0; header.encoded_len()];
     encode(header, v, &mut out)?;
     Ok(out)
+}
+
+fn widened(scalar: Scalar, bytes: &[u8]) -> impl ExactSizeIterator<Item = f32> {
+    bytes.chunks_exact(scalar.size()).map(move |bytes| scalar::read(scalar, bytes))
 }
 
 fn check_value(index: usize, value: f32) -> Result<(), FormatError> {

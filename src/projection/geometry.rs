@@ -1,6 +1,6 @@
 //! From a group's values to the r×r matrix R of a module.
 
-use super::stream;
+use super::stream::{self, entry};
 use crate::format::{Header, ModuleId, Projection, Split, Tying};
 
 /// What of a header decides ΔW.
@@ -41,14 +41,14 @@ impl From<&Header> for Geometry {
 
 /// P₀ … Pᵤ₋₁ of a module, u·r·r entries, each Pᵢ row-major. Under [`Projection::Unit`] the one of
 /// Pᵢ is its entry i.
+#[cfg(feature = "std")]
 pub fn projections(geometry: &Geometry, module: ModuleId) -> Vec<f64> {
     let square = geometry.rank * geometry.rank;
     let mut out = vec![0.0; geometry.width * square];
     for (i, p) in (0..).zip(out.chunks_exact_mut(square)) {
         match geometry.projection {
             Projection::Seeded => {
-                // A rank comes from a byte of a header.
-                stream::matrix(geometry.seed, module, i, geometry.rank as u8, p);
+                p.iter_mut().zip(entries(geometry, module, i)).for_each(|(p, entry)| *p = entry);
             }
             Projection::Unit => {
                 if let Some(one) = p.get_mut(usize::from(i)) {
@@ -62,16 +62,64 @@ pub fn projections(geometry: &Geometry, module: ModuleId) -> Vec<f64> {
 
 /// R = Σᵢ vᵢ·Pᵢ, r×r row-major, each entry summed from +0 in increasing i. `group_values` are the
 /// u values of the module's group.
+#[cfg(feature = "std")]
 pub fn mixing(geometry: &Geometry, module: ModuleId, group_values: &[f64]) -> Vec<f64> {
-    let square = geometry.rank * geometry.rank;
-    let mut r = vec![0.0; square];
-    for (p, &v) in projections(geometry, module).chunks_exact(square).zip(group_values) {
-        r.iter_mut().zip(p).for_each(|(r, p)| *r += v * p);
-    }
+    let mut r = vec![0.0; geometry.rank * geometry.rank];
+    mixing_into(geometry, module, group_values.iter().copied(), &mut r);
     r
 }
 
-#[cfg(test)]
+/// [`mixing`] without a heap: R at the head of `out`, or `None` when it has no room for r² entries.
+pub fn mixing_into<'a>(
+    geometry: &Geometry,
+    module: ModuleId,
+    group_values: impl IntoIterator<Item = f64>,
+    out: &'a mut [f64],
+) -> Option<&'a mut [f64]> {
+    let r = out.get_mut(..geometry.rank * geometry.rank)?;
+    r.fill(0.0);
+    for (i, v) in (0..).zip(group_values) {
+        match geometry.projection {
+            Projection::Seeded => {
+                r.iter_mut().zip(entries(geometry, module, i)).for_each(|(r, p)| *r += v * p);
+            }
+            Projection::Unit => {
+                if let Some(r) = r.get_mut(usize::from(i)) {
+                    *r += v;
+                }
+            }
+        }
+    }
+    Some(r)
+}
+
+/// R[row, col] alone, in no memory at all, for the price of a hash per value; `None` when either
+/// lies beyond the rank.
+pub fn mixing_entry(
+    geometry: &Geometry,
+    module: ModuleId,
+    group_values: impl IntoIterator<Item = f64>,
+    row: usize,
+    col: usize,
+) -> Option<f64> {
+    let Geometry { rank, seed, .. } = *geometry;
+    if row >= rank || col >= rank {
+        return None;
+    }
+    let at = row * rank + col;
+    let p = |i: u16| match geometry.projection {
+        Projection::Seeded => entry(seed, module, i, rank as u8, at as u16),
+        Projection::Unit => f64::from(u8::from(usize::from(i) == at)),
+    };
+    Some((0..).zip(group_values).fold(0.0, |sum, (i, v)| sum + v * p(i)))
+}
+
+/// The entries of Pᵢ; a rank comes from a byte of a header.
+fn entries(geometry: &Geometry, module: ModuleId, i: u16) -> impl Iterator<Item = f64> {
+    stream::matrix(geometry.seed, module, i, geometry.rank as u8)
+}
+
+#[cfg(all(test, feature = "std"))]
 mod tests {
     use super::*;
     use crate::format::Role;
@@ -84,6 +132,33 @@ mod tests {
             Header { projection: Projection::Unit, rank: 3, width: 9, ..Header::default() };
         let values: Vec<f64> = (1..10).map(f64::from).collect();
         assert_eq!(mixing(&Geometry::from(&header), MODULE, &values), values);
+    }
+
+    #[test]
+    fn without_a_heap_the_entries_are_the_same_bits_and_what_has_no_place_is_refused() {
+        let seeded = |rank, width| Header { rank, width, ..Header::default() };
+        for header in [
+            seeded(1, 1),
+            seeded(2, 13),
+            seeded(3, 70),
+            seeded(64, 2),
+            Header { projection: Projection::Unit, ..seeded(3, 9) },
+        ] {
+            let (geometry, rank) = (Geometry::from(&header), usize::from(header.rank));
+            let v = (0..header.width).map(|i| f64::from(i) / 7.0 - 1.0);
+            let whole = mixing(&geometry, MODULE, &v.clone().collect::<Vec<_>>());
+            let mut out = [f64::NAN; 64 * 64];
+            let square = rank * rank;
+            assert_eq!(mixing_into(&geometry, MODULE, v.clone(), &mut out[..square - 1]), None);
+            assert_eq!(mixing_into(&geometry, MODULE, v.clone(), &mut out).unwrap(), whole);
+            for at in [0, rank - 1, square / 2, square - 1] {
+                let entry =
+                    mixing_entry(&geometry, MODULE, v.clone(), at / rank, at % rank).unwrap();
+                assert_eq!(entry.to_bits(), whole[at].to_bits(), "rank {rank}, entry {at}");
+            }
+            assert_eq!(mixing_entry(&geometry, MODULE, v.clone(), rank, 0), None);
+            assert_eq!(mixing_entry(&geometry, MODULE, v, 0, rank), None);
+        }
     }
 
     #[test]

@@ -3,9 +3,10 @@
 //! Every number is made by IEEE-754 `+ − × ÷ √` in f64, in an order the spec fixes, without fused
 //! multiply-add. Threads, SIMD width, compiler and CPU therefore cannot matter.
 //!
-//! Without `std` the module holds what needs no heap: the entries of P and the grouping.
+//! Without `std` the module holds what needs no heap: the entries of P and R, and the grouping.
 #![forbid(unsafe_code)]
 
+mod geometry;
 mod grouping;
 mod stream;
 
@@ -15,8 +16,6 @@ mod basis;
 mod error;
 #[cfg(feature = "std")]
 mod factors;
-#[cfg(feature = "std")]
-mod geometry;
 #[cfg(feature = "std")]
 mod gram;
 #[cfg(feature = "std")]
@@ -28,6 +27,7 @@ mod rebuild;
 #[cfg(feature = "std")]
 mod sums;
 
+pub use geometry::{Geometry, mixing_entry, mixing_into};
 pub use grouping::group_of;
 pub use stream::{entry, sqrt_of_rank};
 
@@ -36,6 +36,6 @@ pub use self::{
     basis::{Basis, basis},
     error::ProjectionError,
     factors::{Factors, delta, delta_row, factors, factors_digest, merged_f32},
-    geometry::{Geometry, mixing, projections},
+    geometry::{mixing, projections},
     rebuild::{rebuild, select},
 };

@@ -40,16 +40,14 @@ pub fn entry(seed: u64, module: ModuleId, i: u16, rank: u8, index: u16) -> f64 {
     centred(words[(index % WORDS_PER_BLOCK) as usize]) / sqrt_of_rank(rank)
 }
 
-/// All r² entries of Pᵢ, one hash per four of them.
-#[cfg(feature = "std")]
-pub(super) fn matrix(seed: u64, module: ModuleId, i: u16, rank: u8, out: &mut [f64]) {
+/// All r² entries of Pᵢ in order, one hash per four of them.
+pub(super) fn matrix(seed: u64, module: ModuleId, i: u16, rank: u8) -> impl Iterator<Item = f64> {
     let root = sqrt_of_rank(rank);
-    for (number, chunk) in (0..).zip(out.chunks_mut(WORDS_PER_BLOCK as usize)) {
-        let words = block(PROJECTION_DOMAIN, seed, module, u32::from(i), number);
-        for (value, word) in chunk.iter_mut().zip(words) {
-            *value = centred(word) / root;
-        }
-    }
+    let square = u32::from(rank) * u32::from(rank);
+    (0..square.div_ceil(WORDS_PER_BLOCK))
+        .flat_map(move |number| block(PROJECTION_DOMAIN, seed, module, u32::from(i), number))
+        .take(square as usize)
+        .map(move |word| centred(word) / root)
 }
 
 /// Start vector `i` of the basis of a module; knows nothing of the adapter's seed.
@@ -62,14 +60,22 @@ pub(super) fn start(module: ModuleId, i: u32, out: &mut [f64]) {
     }
 }
 
-/// √r rounded to nearest, by integers, because `core` has no square root.
+/// √r rounded to nearest, digit by digit, because `core` has no square root.
 pub fn sqrt_of_rank(rank: u8) -> f64 {
     const FRACTION_BITS: u32 = 55;
-    let scaled = u128::from(rank) << (2 * FRACTION_BITS);
-    let root = scaled.isqrt();
+    let (mut root, mut rest) = (0u64, 0u64);
+    for digit in 0..4 + FRACTION_BITS {
+        let pair = if digit < 4 { rank >> (6 - 2 * digit) & 3 } else { 0 };
+        rest = rest << 2 | u64::from(pair);
+        root <<= 1;
+        if rest > 2 * root {
+            rest -= 2 * root + 1;
+            root += 1;
+        }
+    }
     // The last bit stands for all that were cut off, so that the conversion rounds once.
-    let sticky = root | u128::from(root * root != scaled);
-    sticky as u64 as f64 / (1u64 << FRACTION_BITS) as f64
+    let sticky = root | u64::from(rest != 0);
+    sticky as f64 / (1u64 << FRACTION_BITS) as f64
 }
 
 #[cfg(all(test, feature = "std"))]
@@ -78,7 +84,7 @@ mod tests {
     use crate::format::Role;
 
     #[test]
-    fn the_integer_root_is_the_correctly_rounded_one() {
+    fn the_root_by_digits_is_the_correctly_rounded_one() {
         for rank in 0..=u8::MAX {
             assert_eq!(sqrt_of_rank(rank), f64::from(rank).sqrt(), "{rank}");
         }
@@ -87,8 +93,8 @@ mod tests {
     #[test]
     fn single_entries_are_those_of_the_whole_matrix() {
         let module = ModuleId::new(3, Role::Down);
-        let mut whole = [0.0; 9];
-        matrix(7, module, 12, 3, &mut whole);
+        let whole: Vec<f64> = matrix(7, module, 12, 3).collect();
+        assert_eq!(whole.len(), 9);
         for (index, &value) in (0..).zip(&whole) {
             assert_eq!(entry(7, module, 12, 3, index), value);
         }

@@ -10,7 +10,7 @@ use std::{
 use tempfile::TempDir;
 
 /// `model/` is qwen2-tied, `other/` llama-untied, `v.json` 13 values, and `a.tla` these, bound
-/// to `model`.
+/// to `model`. `keys/` holds what minisign wrote: two key pairs, and signatures of `a.tla`.
 pub struct Place(TempDir);
 
 impl Place {
@@ -29,6 +29,12 @@ impl Place {
         }
         for (from, to) in [("v.json", "v.json"), ("qwen2-tied.tla", "a.tla")] {
             fs::copy(root.join("tests/cli").join(from), folder.path().join(to)).unwrap();
+        }
+        let keys = folder.path().join("keys");
+        fs::create_dir(&keys).unwrap();
+        for entry in fs::read_dir(root.join("tests/cli/minisign")).unwrap() {
+            let from = entry.unwrap();
+            fs::copy(from.path(), keys.join(from.file_name())).unwrap();
         }
         Self(folder)
     }

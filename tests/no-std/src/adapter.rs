@@ -1,0 +1,18 @@
+use tla::format::{Adapter, ModuleId};
+use tla::projection::{Geometry, mixing_into};
+
+/// R of a module. With U·Σ and V of its weight in flash: y += α · U·Σ · (R · (Vᵀ·x)).
+pub fn mixing<'r>(
+    file: &[u8],
+    base_digest: &[u8; 32],
+    module: ModuleId,
+    r: &'r mut [f64],
+) -> Option<&'r mut [f64]> {
+    let adapter = Adapter::decode(file).ok()?; // every field, then the SHA-256
+    let header = adapter.header();
+    if header.base_digest != *base_digest || !header.selects(module) {
+        return None; // made for other weights, or leaves this one alone
+    }
+    let v = adapter.group(0)?.map(f64::from);
+    mixing_into(&Geometry::from(header), module, v, r)
+}
