@@ -1,7 +1,7 @@
 //! The command line: one file per command.
 //!
-//! A command is a file with its arguments and a `run`, one variant of [`Command`] and one arm of
-//! [`Command::run`]. The result goes to stdout, for people or with `--json` for machines; all
+//! A command is a file with its arguments and a `run`, one variant of `Command` and one arm of
+//! `Command::run`. The result goes to stdout, for people or with `--json` for machines; all
 //! talk goes to stderr. The exit status is 0 for yes, 1 for no, 2 for could not say.
 
 mod base;

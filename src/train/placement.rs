@@ -82,7 +82,7 @@ pub struct ModuleChoice {
 /// projections will be taken (1 for a given one).
 ///
 /// A set's score is its energy times the share of it that the directions can be expected to
-/// capture, see [`expected_capture`].
+/// capture (`expected_capture`).
 /// A set must have at least as many modules as groups, and a module in each of its roles and
 /// layers, or the header that names it would be refused. Its energy is Σ (‖mean‖² − noise) over
 /// its modules, at least 0. Among equal scores the set with fewer modules wins, then the lower
