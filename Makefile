@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 RUN := target/demo
 MICRO := tests/no-std/Cargo.toml
 
-.PHONY: build setup demo micro test test-native lint bench proto-check
+.PHONY: build setup demo figures micro test test-native lint bench peers proto-check
 
 build:
 	cargo build --release
@@ -21,6 +21,11 @@ $(READY): requirements.txt
 demo: setup build
 	$(VENV)/bin/python fixtures/demo.py --tla target/release/tla --run $(RUN) $(DEMO)
 
+# The tables of benches/results/fixture.md: 27 runs of the demo.
+figures: setup build
+	$(VENV)/bin/python fixtures/figures.py --tla target/release/tla --run $(RUN) --table placement
+	$(VENV)/bin/python fixtures/figures.py --tla target/release/tla --run $(RUN) --table parameters
+
 test: setup lint
 	cargo build --no-default-features
 	cargo test
@@ -28,6 +33,7 @@ test: setup lint
 lint:
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 	cargo fmt --manifest-path $(MICRO) --check
 	cargo clippy --manifest-path $(MICRO) --target-dir target/no-std -- -D warnings
 
@@ -43,6 +49,13 @@ micro:
 
 bench: setup
 	cargo bench
+
+# Beside torch and openssl in one run. Downloads torch.
+peers:
+	cargo build --release --example spec_speed
+	$(PYTHON) -m venv target/peers
+	target/peers/bin/python -m pip install --quiet --disable-pip-version-check -r benches/peers/requirements.txt
+	target/peers/bin/python benches/peers/spec_speed.py --program target/release/examples/spec_speed
 
 # Slow to build, and only of use after a change of the schema.
 proto-check:
