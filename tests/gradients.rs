@@ -197,6 +197,58 @@ fn agrees_with_differences(name: &str) {
     println!("{name}: largest relative error against central differences {worst:.1e}");
 }
 
+/// The whole objective at a temperature, with clipped ratios, or with the divergence from the base:
+/// the gradient against fourth-order central differences of the graph's own loss.
+fn objective_agrees_with_differences(name: &str, settings: LossSettings, spread: f32) -> f64 {
+    let mut case = load(name);
+    let (zero, point) = (case.point(0), case.point(1));
+    let tokens = case.batch.labels.len();
+    case.batch.advantages = (0..tokens).map(|k| if k % 3 == 0 { 1.0 } else { -0.7 }).collect();
+    let logprobs = |case: &mut Case, at: &[Vec<f64>]| {
+        let base = case.batch.sampled_logprobs.clone();
+        case.graph.run(&case.batch, &mixing(at), &base, settings).expect("a run").logprobs
+    };
+    let base = logprobs(&mut case, &zero);
+    // Far enough apart that no difference crosses the edge of the clip.
+    let away = |k: usize| spread * ((k % 5) as f32 - 2.0);
+    case.batch.sampled_logprobs =
+        logprobs(&mut case, &point).iter().enumerate().map(|(k, l)| l + away(k)).collect();
+    let run = case.graph.run(&case.batch, &mixing(&point), &base, settings).expect("a run");
+    let gradients: Vec<f64> = run.by_mixing.iter().map(|g| f64::from(*g)).collect();
+    let scale = gradients.iter().fold(0f64, |m, g| m.max(g.abs()));
+    let mut worst = 0f64;
+    for (index, found) in gradients.iter().enumerate().filter(|(_, g)| g.abs() > 0.2 * scale) {
+        // M = Rᵀ.
+        let entry = [0, 2, 1, 3][index % 4];
+        let mut at = |h: f64| {
+            let mut moved = point.clone();
+            moved[index / 4][entry] += h;
+            case.graph.run(&case.batch, &mixing(&moved), &base, settings).expect("a run").loss
+        };
+        let h = 0.03;
+        let difference = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
+        worst = worst.max((found - difference).abs() / found.abs());
+    }
+    println!("{name}, {settings:?}, sampled {spread} apart: {worst:.1e}");
+    worst
+}
+
+#[test]
+fn temperature_clipping_and_divergence_are_differentiated() {
+    let plain = LossSettings { token_weight: 0.05, ..SETTINGS };
+    for name in ["qwen2-tied", "llama-untied"] {
+        for (settings, spread) in [
+            (LossSettings { temperature: 0.5, ..plain }, 0.0),
+            (plain, 0.6),
+            (LossSettings { temperature: 1.7, kl: 0.5, ..plain }, 0.6),
+            (LossSettings { kl: 5.0, ..plain }, 0.0),
+        ] {
+            let worst = objective_agrees_with_differences(name, settings, spread);
+            assert!(worst < 3e-3, "{name} {settings:?}: {worst}");
+        }
+    }
+}
+
 #[test]
 fn qwen2_gradient_agrees_with_autograd() {
     agrees_with_autograd("qwen2-tied");

@@ -95,23 +95,19 @@ fn a_new_run_never_overwrites_an_old_one() {
 }
 
 #[test]
-fn a_torn_last_line_is_no_line_and_is_cut_off_on_resume() {
+fn a_torn_last_line_is_no_line() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = Journal::create(folder.path()).unwrap();
     journal.write(&Line::Step(step(1))).unwrap();
+    let whole = std::fs::read(journal.path()).unwrap();
     // A whole object without its line feed is torn, too: more of it may have been meant.
     for torn in [r#"{"kind":"st"#, &serde_json::to_string(&Line::Step(step(2))).unwrap()] {
-        let whole = std::fs::read(journal.path()).unwrap();
         std::fs::write(journal.path(), [&whole, torn.as_bytes()].concat()).unwrap();
         let found = read(journal.path()).unwrap();
         assert!(found.torn);
         assert_eq!(found.lines, [Line::Step(step(1))]);
-        drop(Journal::resume(folder.path()).unwrap());
-        assert_eq!(std::fs::read(journal.path()).unwrap(), whole);
+        assert_eq!(found.whole_bytes, whole.len() as u64);
     }
-    let mut journal = Journal::resume(folder.path()).unwrap();
-    journal.write(&end()).unwrap();
-    assert_eq!(read(journal.path()).unwrap().lines, [Line::Step(step(1)), end()]);
 }
 
 #[test]

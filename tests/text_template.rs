@@ -55,7 +55,6 @@ fn conversations_render_as_in_transformers() {
 fn an_exports_own_template_gives_the_prompts_tokens() {
     let folder = fixture("exports/optimum-fp32/qwen2-tied");
     let template = ChatTemplate::load(&folder).unwrap();
-    assert!(!template.is_plain());
     let prompt = template.question("1+2?").unwrap();
     assert_eq!(prompt, "<|im_start|>user\n1+2?<|im_end|>\n<|im_start|>assistant\n");
     let tokenizer = Tokenizer::load(&folder).unwrap();
@@ -101,7 +100,7 @@ fn without_a_template_the_error_says_what_to_do() {
     let error = load(&[("tokenizer_config.json", "{}")]).unwrap_err();
     assert!(matches!(error, TemplateError::Missing { .. }));
     let error = error.to_string();
-    assert!(error.contains("Copy it from the checkpoint, or ask for plain prompts"), "{error}");
+    assert!(error.contains("Copy it from the checkpoint"), "{error}");
 }
 
 #[test]
@@ -146,10 +145,12 @@ fn a_message_is_data_and_never_a_template() {
 }
 
 #[test]
-fn plain_prompts_are_the_question_itself() {
-    let plain = ChatTemplate::plain();
-    assert!(plain.is_plain());
-    assert_eq!(plain.question("Q: 1+2?\nA:").unwrap(), "Q: 1+2?\nA:");
-    let messages = [Message::new("system", "Be brief."), Message::new("user", "1+2?")];
-    assert_eq!(plain.render(&messages, true).unwrap(), "Be brief.\n\n1+2?");
+fn a_template_that_never_ends_or_never_stops_writing_is_refused() {
+    for endless in [
+        "{% for i in range(90000) %}{% for j in range(90000) %}{{ j }}{% endfor %}{% endfor %}",
+        "{% for i in range(9000) %}{{ messages[0].content * 9000 }}{% endfor %}",
+    ] {
+        let error = template(endless).unwrap().question("2 + 3?").unwrap_err();
+        assert!(matches!(error, TemplateError::Render { .. }), "{error}");
+    }
 }

@@ -95,6 +95,30 @@ fn a_tokenizer_with_more_tokens_than_the_model_is_refused() {
 }
 
 #[test]
+fn a_tokenizer_that_its_library_gives_up_on_or_that_is_random_is_refused() {
+    let place = place();
+    let tokenizer: Value = serde_json::from_slice(&place.read("model/tokenizer.json")).unwrap();
+    for (field, value, word) in [
+        ("pre_tokenizer", json!({"type": "FixedLength", "length": 0}), "gave up"),
+        (
+            "normalizer",
+            json!({"type": "Replace", "pattern": {"String": ""}, "content": "x"}),
+            "tokeni",
+        ),
+    ] {
+        let mut broken = tokenizer.clone();
+        broken[field] = value;
+        place.write("model/tokenizer.json", broken.to_string());
+        let args = "eval --model model --data data.jsonl";
+        refused_with_runtime(&place, args, word);
+    }
+    let mut random = tokenizer.clone();
+    random["model"]["dropout"] = json!(0.5);
+    place.write("model/tokenizer.json", random.to_string());
+    both_refuse(&place, "model", "data.jsonl", &["dropout"]);
+}
+
+#[test]
 fn eval_refuses_an_adapter_for_another_base_and_a_broken_one() {
     let place = place();
     let words = ["a.tla was made for a model with base digest", "Use the model it was made for"];
@@ -115,6 +139,8 @@ fn an_output_never_replaces_an_input_and_needs_a_folder() {
         let args = format!("eval --model model --data data.jsonl --answers {input}");
         place.refused(&args, &["is an input of this command"]);
     }
+    let args = "train --model model --data data.jsonl --out out --run ./out";
+    place.refused(args, &["--out is out, which the run's journal needs"]);
     let args = "train --model model --data data.jsonl --out none/out.tla";
     place.refused(args, &["folder of none/out.tla does not exist"]);
 }
@@ -136,9 +162,14 @@ fn options_out_of_range_are_refused() {
         ("--updates 0", "--updates is 0"),
         ("--kl NaN", "--kl is NaN"),
         ("--survey 0", "--survey is 0"),
-        ("--params 13 --groups 2", "13 numbers cannot be cut into 2 equal groups"),
+        ("--params 13 --groups 2", "13 numbers are not 2 groups of equal size"),
+        ("--params 52 --width 13", "52 numbers are not 1 groups of 13"),
         ("--params 0", "0 numbers"),
-        ("--groups 0", "0 equal groups"),
+        ("--groups 0", "0 groups"),
+        ("--problems 18446744073709551615", "Give at most 65536"),
+        ("--samples 18446744073709551615", "Give at most 65536"),
+        ("--max-tokens 18446744073709551615", "Give at most"),
+        ("--seed search:99999999999", "seeds are too many"),
         ("--width 65535 --groups 65535", "values"),
         ("--rank 0", "rank"),
         ("--rank 65", "rank"),
@@ -188,6 +219,17 @@ fn an_old_journal_is_not_overwritten() {
 #[test]
 fn a_model_that_never_gets_a_problem_right_has_nothing_to_learn_from() {
     let args = "train --model model --data data.jsonl --out out.tla --problems 2 --samples 2 \
-                --max-tokens 4 --survey 1";
-    refused_with_runtime(&place(), args, "nothing to learn from");
+                --max-tokens 4";
+    refused_with_runtime(&place(), &format!("{args} --survey 1"), "nothing to learn from");
+    // Without a measured placement that shows only after the steps, which the journal tells of.
+    let place = place();
+    let library = tla::runtime::candidates().into_iter().find(|c| c.found).expect("make setup");
+    let args = format!("{args} --roles down --seed 1 --steps 2");
+    let mut command = place.command(args.split_whitespace());
+    let done = cli::Done::from(command.env("ORT_DYLIB_PATH", library.path).output().unwrap());
+    assert_eq!(done.code, Some(2), "{}", done.stderr);
+    assert!(done.stderr.contains("nothing to learn from"), "{}", done.stderr);
+    assert!(!place.path("out.tla").exists());
+    let journal = String::from_utf8(place.read("out.tla.run/journal.jsonl")).unwrap();
+    assert!(journal.lines().last().unwrap().contains("nothing to learn from"), "{journal}");
 }

@@ -89,15 +89,6 @@ impl Path {
     pub(super) fn contains(&self, tensor: &str) -> bool {
         self.tensors.contains(tensor)
     }
-
-    /// The operator types on the path, each once, sorted.
-    pub fn operators(&self, graph: &GraphProto) -> Vec<String> {
-        let mut found: Vec<String> =
-            self.nodes.iter().map(|n| graph.node[*n].op_type().to_owned()).collect();
-        found.sort();
-        found.dedup();
-        found
-    }
 }
 
 fn carries_gradient(node: &NodeProto) -> bool {

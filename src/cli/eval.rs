@@ -47,7 +47,7 @@ pub struct Eval {
     /// Only the first N problems
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Longest answer, in tokens
+    /// Longest answer, in tokens; a longer one is cut and counts as wrong
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_tokens: usize,
     /// Problems answered at once

@@ -22,7 +22,7 @@ use crate::{
         TrainError,
         data::read_problems,
         fit::{Event, fit},
-        journal::{End, Journal, Line, Placement, Start, Step, VERSION},
+        journal::{End, FILE_NAME, Journal, Line, Placement, Start, Step, VERSION},
         plan::{Plan, Wish},
         reward::ExactMatch,
     },
@@ -65,8 +65,16 @@ impl Train {
         let targets = find_targets(&model)?;
         let problems = read_problems(&self.data)?;
         files::check_output(&self.out, &[model.path.clone(), self.data.clone()])?;
-        let plan = Plan::new(&model, &targets, wish)?;
         let folder = self.run.clone().unwrap_or_else(|| run_folder(&self.out));
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
+        let taken = [absolute(&folder), absolute(&folder.join(FILE_NAME))];
+        if taken.contains(&absolute(&self.out)) {
+            return Err(CliError::Usage(format!(
+                "--out is {}, which the run's journal needs. Give --run a folder of its own",
+                self.out.display()
+            )));
+        }
+        let plan = Plan::new(&model, &targets, wish)?;
         let mut journal = Journal::create(&folder).map_err(TrainError::from)?;
         let start = Line::Start(Start {
             version: VERSION,
@@ -82,7 +90,10 @@ impl Train {
             max_tokens: recipe.exploration.max_tokens as u64,
             temperature: f64::from(recipe.exploration.temperature),
             learning_rate: recipe.learning_rate,
-            resumed_after: None,
+            updates: recipe.updates as u64,
+            clip: f64::from(recipe.clip),
+            kl: f64::from(recipe.kl),
+            survey: effort.batches as u64,
         });
         journal.write(&start).map_err(TrainError::from)?;
         let started = std::time::Instant::now();
@@ -107,6 +118,7 @@ impl Train {
         match written {
             Ok(fitted) => {
                 let adapter = Some(self.out.display().to_string());
+                teller.conclude();
                 let line = end(recipe.steps, "finished".to_owned(), adapter);
                 journal.write(&line).map_err(TrainError::from)?;
                 out.report(&Report {
@@ -166,8 +178,14 @@ fn run_folder(out: &Path) -> PathBuf {
 #[derive(Default)]
 struct Teller {
     stage: Option<(&'static str, Progress)>,
+    first: Option<f64>,
     last: Option<Step>,
+    largest_gap: f64,
 }
+
+/// Between the log-probability of a token when it was sampled and when it was differentiated,
+/// rounding makes a difference of about 1e-5.
+const SUSPICIOUS_GAP: f64 = 1e-2;
 
 impl Teller {
     fn hear(&mut self, event: Event<'_>) {
@@ -187,8 +205,31 @@ impl Teller {
                     step.groups
                 );
                 self.at("training", step.step as usize, of, &note);
+                self.first = self.first.or(Some(step.reward_mean));
+                self.largest_gap = self.largest_gap.max(step.logprob_gap);
                 self.last = Some(step.clone());
             }
+        }
+    }
+
+    /// Says what looks wrong about a run that is over.
+    fn conclude(&mut self) {
+        self.stage = None;
+        let (Some(first), Some(last)) = (self.first, &self.last) else { return };
+        if last.reward_mean < first / 2.0 {
+            to_stderr(&format!(
+                "the mean reward fell from {first:.3} to {:.3}: training collapsed. Lower \
+                 --learning-rate",
+                last.reward_mean
+            ));
+        }
+        if self.largest_gap > SUSPICIOUS_GAP {
+            to_stderr(&format!(
+                "the same token's log-probability differed by up to {:.1e} between sampling and \
+                 differentiating: this model's cached and uncached runs disagree. Do not trust \
+                 the run",
+                self.largest_gap
+            ));
         }
     }
 

@@ -14,12 +14,21 @@ use crate::{
     },
 };
 
+/// The numbers that are trained unless something else is said (paper, section 5).
+const PARAMS: u32 = 13;
+/// The most answers that are sampled at once.
+const MOST_ANSWERS: usize = 1 << 16;
+/// The most tokens an answer may be allowed.
+const MOST_TOKENS: usize = 1 << 20;
+/// The most seeds that are compared.
+const MOST_SEEDS: u64 = 1 << 24;
+
 /// The form of the update.
 #[derive(Args)]
 pub struct FormArgs {
-    /// Numbers to train: width × groups
-    #[arg(long, value_name = "N", default_value_t = 13, help_heading = "Update")]
-    params: u32,
+    /// Numbers to train: width × groups [default: 13]
+    #[arg(long, value_name = "N", help_heading = "Update")]
+    params: Option<u32>,
     /// Numbers per group [default: params / groups]
     #[arg(long, value_name = "U", help_heading = "Update")]
     width: Option<u16>,
@@ -75,7 +84,7 @@ pub struct LearnArgs {
     /// Answers sampled per problem
     #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Learning")]
     samples: usize,
-    /// Longest answer, in tokens
+    /// Longest answer, in tokens; a longer one is cut and worth nothing
     #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Learning")]
     max_tokens: usize,
     /// Sampling temperature
@@ -124,18 +133,22 @@ impl FormArgs {
     /// The form asked for.
     pub fn form(&self) -> Result<Form, CliError> {
         let groups = u32::from(self.groups);
-        let width = match self.width {
-            Some(width) => u32::from(width),
-            None if groups > 0 && self.params.is_multiple_of(groups) => self.params / groups,
-            None => 0,
+        let width = match (self.params, self.width) {
+            (None, Some(width)) => u32::from(width),
+            (params, width) => {
+                let params = params.unwrap_or(PARAMS);
+                let equal = params.checked_div(groups).unwrap_or(0);
+                let fits = equal > 0 && equal * groups == params;
+                if !fits || width.is_some_and(|width| u32::from(width) != equal) {
+                    return Err(CliError::Usage(format!(
+                        "{params} numbers are not {groups} groups of {}. Give --width and --groups \
+                         alone, or a --params that is their product",
+                        width.map_or("equal size".to_owned(), |width| width.to_string())
+                    )));
+                }
+                equal
+            }
         };
-        if width == 0 || width * groups != self.params && self.width.is_none() {
-            return Err(CliError::Usage(format!(
-                "{} numbers cannot be cut into {} equal groups. Give --width and --groups whose \
-                 product is the number you want",
-                self.params, self.groups
-            )));
-        }
         let width = u16::try_from(width).map_err(|_| {
             CliError::Usage(format!("a group of {width} numbers is too wide. Give more --groups"))
         })?;
@@ -206,6 +219,9 @@ impl PlaceArgs {
         };
         match self.seed.strip_prefix("search:") {
             Some(n) => match n.parse() {
+                Ok(n) if n > MOST_SEEDS => Err(CliError::Usage(format!(
+                    "{n} seeds are too many. Search at most {MOST_SEEDS}"
+                ))),
                 Ok(n) if n > 0 => Ok(Seed::Search(n)),
                 _ => Err(wrong()),
             },
@@ -240,6 +256,15 @@ impl LearnArgs {
                 "--samples is below 2, and answers are compared within their group. Give 2 or more"
                     .to_owned(),
             ));
+        }
+        let answers = self.problems.saturating_mul(self.samples);
+        for (what, value, most) in [
+            ("--problems times --samples", answers, MOST_ANSWERS),
+            ("--max-tokens", self.max_tokens, MOST_TOKENS),
+        ] {
+            if value > most {
+                return Err(CliError::Usage(format!("{what} is {value}. Give at most {most}")));
+            }
         }
         if !(self.kl.is_finite() && self.kl >= 0.0) {
             return Err(CliError::Usage(format!("--kl is {}. Give 0 or more", self.kl)));

@@ -17,7 +17,7 @@ pub struct Answered {
     pub text: String,
     /// Its tokens.
     pub tokens: usize,
-    /// Whether its final answer is the problem's, by the strict reading of
+    /// Whether it came to its end and its final answer is the problem's, by the strict reading of
     /// [`is_correct`].
     pub correct: bool,
 }
@@ -61,7 +61,7 @@ pub fn answer_all(
         let completions = rollout(&mut student.graph, &extra, &plan)?;
         for (problem, completion) in chunk.iter().zip(&completions) {
             let text = student.voice.text(completion)?;
-            let correct = is_correct(problem, &text);
+            let correct = completion.stopped && is_correct(problem, &text);
             answered.push(Answered { text, tokens: completion.tokens.len(), correct });
         }
         watch(answered.len());

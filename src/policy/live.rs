@@ -96,3 +96,68 @@ impl Live {
         self.groups[module] * self.geometry.width + i
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        format::{Header, Role, Tying},
+        projection::mixing,
+    };
+
+    fn lives() -> Vec<(Geometry, Live)> {
+        let modules: Vec<ModuleId> =
+            (0..3).flat_map(|l| [Role::Gate, Role::Down].map(|r| ModuleId::new(l, r))).collect();
+        let kinds = [(1, Tying::Tiled, 1.0), (2, Tying::Tiled, 0.5), (2, Tying::Structured, 3.0)];
+        let of = |(groups, tying, scale)| {
+            let header = Header { groups, tying, scale, width: 5, ..Header::default() };
+            let geometry = Geometry::from(&header);
+            (geometry, Live::new(geometry, &modules).unwrap())
+        };
+        kinds.into_iter().map(of).collect()
+    }
+
+    fn values(live: &Live) -> Vec<f32> {
+        (0..live.parameters()).map(|i| (i as f32 - 3.0) / 8.0).collect()
+    }
+
+    #[test]
+    fn the_graph_is_fed_alpha_times_r_transposed() {
+        for (geometry, live) in lives() {
+            let v = values(&live);
+            let fed = live.mixing(&v).unwrap();
+            let fed = fed.as_f32("mixing").unwrap();
+            for (index, (module, m)) in live.modules().iter().zip(fed.chunks_exact(4)).enumerate() {
+                let group = group_of(geometry.tying, geometry.groups as u16, live.modules(), index);
+                let own: Vec<f64> = v[5 * group..][..5].iter().map(|x| f64::from(*x)).collect();
+                let r = mixing(&geometry, *module, &own);
+                let alpha = f64::from(geometry.scale);
+                let expected = [r[0], r[2], r[1], r[3]].map(|x| (alpha * x) as f32);
+                assert_eq!(m, expected, "{module}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_pull_back_is_the_gradient_of_any_linear_loss() {
+        for (_, live) in lives() {
+            // L = Σ wₖ·Mₖ, so dL/dM = w and dL/dvᵢ is L at the i-th unit vector.
+            let weights: Vec<f32> =
+                (0..live.modules().len() * 4).map(|k| (k % 7) as f32 - 2.5).collect();
+            let gradient = live.pull_back(&live.by_mixing(&weights));
+            for (i, found) in gradient.iter().enumerate() {
+                let mut unit = vec![0.0; live.parameters()];
+                unit[i] = 1.0;
+                let fed = live.mixing(&unit).unwrap();
+                let loss: f64 = fed
+                    .as_f32("mixing")
+                    .unwrap()
+                    .iter()
+                    .zip(&weights)
+                    .map(|(m, w)| f64::from(*m) * f64::from(*w))
+                    .sum();
+                assert!((found - loss).abs() < 1e-5, "{found} {loss}");
+            }
+        }
+    }
+}

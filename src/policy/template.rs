@@ -22,6 +22,10 @@ use super::tokenizer::{Tokenizer, TokenizerError};
 /// Special tokens a template may name.
 const TOKENS: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+/// Steps a template may take. Those of large models take a few hundred for one question.
+const FUEL: u64 = 1_000_000;
+/// The longest prompt a template may render, in bytes.
+const MAX_PROMPT: usize = 1 << 24;
 /// Name of the template in its environment; without an extension, so nothing is escaped.
 const NAME: &str = "chat_template";
 
@@ -32,7 +36,7 @@ pub enum TemplateError {
     /// The folder has no template.
     #[error(
         "{} has no chat template (chat_template.jinja, or \"chat_template\" in \
-         tokenizer_config.json). Copy it from the checkpoint, or ask for plain prompts",
+         tokenizer_config.json). Copy it from the checkpoint the model was exported from",
         folder.display()
     )]
     Missing {
@@ -61,8 +65,8 @@ pub enum TemplateError {
     },
     /// It parsed but refused these messages.
     #[error(
-        "the chat template refused a conversation of roles {roles}: {reason}. Leave the system \
-         message out, or use the template the model was trained with"
+        "the chat template refused a conversation of roles {roles}: {reason}. Use the \
+         template the model was trained with"
     )]
     Render {
         /// Roles of the messages.
@@ -94,8 +98,7 @@ impl Message {
 /// How a question becomes a prompt.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    /// `None` for plain prompts.
-    environment: Option<Environment<'static>>,
+    environment: Environment<'static>,
     tokens: BTreeMap<&'static str, String>,
 }
 
@@ -130,6 +133,7 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(syntax_error)?);
+        environment.set_fuel(Some(FUEL));
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
@@ -137,30 +141,15 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, without_generation_tags(source))
             .map_err(syntax_error)?;
-        Ok(Self { environment: Some(environment), tokens })
-    }
-
-    /// Prompts that are the question and nothing else, for base models without a template.
-    pub fn plain() -> Self {
-        Self { environment: None, tokens: BTreeMap::new() }
-    }
-
-    /// Whether prompts are plain text, around which the tokenizer puts its own special tokens.
-    pub fn is_plain(&self) -> bool {
-        self.environment.is_none()
+        Ok(Self { environment, tokens })
     }
 
     /// Renders a conversation; with `add_generation_prompt` up to where the assistant speaks.
-    /// Plain prompts are the contents, separated by blank lines.
     pub fn render(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, TemplateError> {
-        let Some(environment) = &self.environment else {
-            let contents: Vec<&str> = messages.iter().map(|m| m.content.as_str()).collect();
-            return Ok(contents.join("\n\n"));
-        };
         #[derive(Serialize)]
         struct Context<'a> {
             messages: &'a [Message],
@@ -177,11 +166,16 @@ impl ChatTemplate {
             documents: None,
             tokens: &self.tokens,
         }));
-        let rendered = environment.get_template(NAME).and_then(|t| t.render(context));
-        rendered.map_err(|error| {
+        let refused = |reason: String| {
             let roles: Vec<&str> = messages.iter().map(|m| m.role.as_str()).collect();
-            TemplateError::Render { roles: roles.join(", "), reason: describe(&error) }
-        })
+            TemplateError::Render { roles: roles.join(", "), reason }
+        };
+        let rendered = self.environment.get_template(NAME).and_then(|t| t.render(context));
+        let rendered = rendered.map_err(|error| refused(describe(&error)))?;
+        match rendered.len() > MAX_PROMPT {
+            true => Err(refused(format!("it made {} bytes of it", rendered.len()))),
+            false => Ok(rendered),
+        }
     }
 
     /// The prompt of one question.
@@ -196,11 +190,7 @@ impl ChatTemplate {
         messages: &[Message],
     ) -> Result<Vec<u32>, TemplateError> {
         let text = self.render(messages, true)?;
-        Ok(if self.is_plain() {
-            tokenizer.encode_plain(&text)?
-        } else {
-            tokenizer.encode(&text)?
-        })
+        Ok(tokenizer.encode(&text)?)
     }
 }
 

@@ -3,9 +3,12 @@
 //! Wraps `tokenizer.json` of a model's folder. Truncation and padding stored in that file are
 //! turned off: prompts are cut and padded by the rollouts, which know why.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+
+use tokenizers::models::ModelWrapper;
 
 use super::side_files::{self, SideFileError, token_string};
 
@@ -119,9 +122,15 @@ impl Tokenizer {
             path: folder.join("tokenizer.json"),
             reason: reason.to_string(),
         };
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(invalid)?;
+        let mut inner = contained(|| tokenizers::Tokenizer::from_bytes(&bytes))
+            .map_err(|r| invalid(r.into()))?;
         inner.with_truncation(None).map_err(invalid)?;
         inner.with_padding(None);
+        if let ModelWrapper::BPE(model) = inner.get_model()
+            && model.dropout.is_some_and(|share| share > 0.0)
+        {
+            return Err(invalid("its dropout makes tokens random, set \"dropout\" to null".into()));
+        }
         let Some(largest) = inner.get_vocab(true).into_values().max() else {
             return Err(invalid("its vocabulary is empty".into()));
         };
@@ -139,41 +148,17 @@ impl Tokenizer {
 
     /// The tokens of a rendered chat template, which writes its special tokens out itself.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        self.tokens(text, false)
+        let encoded = contained(|| self.inner.encode_fast(text, false));
+        let encoded =
+            encoded.map_err(|reason| TokenizerError::Encode { bytes: text.len(), reason })?;
+        Ok(encoded.get_ids().to_vec())
     }
 
-    /// The tokens of plain text, with the special tokens (such as a beginning of sequence) that
-    /// the tokenizer puts around it. Special tokens written out in the text count as such.
-    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        self.tokens(text, true)
-    }
-
-    fn tokens(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TokenizerError> {
-        match self.inner.encode_fast(text, add_special) {
-            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(reason) => {
-                Err(TokenizerError::Encode { bytes: text.len(), reason: reason.to_string() })
-            }
-        }
-    }
-
-    /// The text of the tokens, special ones left out.
+    /// The text of the tokens. Special ones are written out, for without them `2<|x|>7` would
+    /// read `27`.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, TokenizerError> {
-        self.inner.decode(tokens, true).map_err(|reason| TokenizerError::Decode {
-            tokens: tokens.len(),
-            reason: reason.to_string(),
-        })
-    }
-
-    /// The number of tokens, added ones included. Ids need not be contiguous: see
-    /// [`largest_id`](Self::largest_id).
-    pub fn vocabulary_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
-    }
-
-    /// The largest id a token of this tokenizer, or a special token of the model, has.
-    pub fn largest_id(&self) -> u32 {
-        self.largest
+        contained(|| self.inner.decode(tokens, false))
+            .map_err(|reason| TokenizerError::Decode { tokens: tokens.len(), reason })
     }
 
     /// The tokens that end a completion: sorted, without repeats, at least one.
@@ -193,6 +178,14 @@ impl Tokenizer {
             Ok(largest) if largest < vocabulary => Ok(()),
             _ => Err(TokenizerError::Vocabulary { largest: self.largest, vocabulary }),
         }
+    }
+}
+
+/// The library panics on some files it accepts; they are errors like any other.
+fn contained<T>(work: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, String> {
+    match panic::catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(_) => Err("the tokenizer library gave up on it".to_owned()),
     }
 }
 
@@ -298,7 +291,7 @@ mod tests {
     fn the_special_tokens_of_an_export_are_found() {
         let tokenizer = Tokenizer::load(Path::new(FOLDER)).unwrap();
         assert_eq!((tokenizer.stop(), tokenizer.pad()), (&[255][..], 253));
-        assert_eq!((tokenizer.vocabulary_size(), tokenizer.largest_id()), (256, 255));
+        assert_eq!(tokenizer.largest, 255);
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Interface {
         }
         let vocabulary = match tensor_type(logits).and_then(|(_, dims)| dims.last().cloned()) {
             Some(Dim::Fixed(n)) => usize::try_from(n).ok(),
-            _ => None,
+            _ => embedded(graph),
         };
         Ok(Self { slots, positions: input(POSITIONS).is_some(), vocabulary })
     }
@@ -103,6 +103,18 @@ impl Interface {
     ) -> impl Iterator<Item = (&'a str, &'a Tensor)> {
         self.slots.iter().map(|s| s.past.as_str()).zip(&cache.values)
     }
+}
+
+/// The rows of the embedding that the tokens are looked up in.
+fn embedded(graph: &GraphProto) -> Option<usize> {
+    let lookup = graph.node.iter().find(|n| {
+        n.op_type() == "Gather" && n.input.get(1).is_some_and(|indices| indices == IDS)
+    })?;
+    let table = graph
+        .initializer
+        .iter()
+        .find(|t| Some(t.name()) == lookup.input.first().map(String::as_str))?;
+    table.dims.first().and_then(|rows| usize::try_from(*rows).ok())
 }
 
 fn slot(graph: &GraphProto, past: &ValueInfoProto) -> Result<Slot, RuntimeError> {

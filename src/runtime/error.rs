@@ -31,7 +31,9 @@ pub enum RuntimeError {
         reason: String,
     },
     /// A run failed.
-    #[error("ONNX Runtime failed while running {what}: {reason}. Try a smaller batch")]
+    #[error(
+        "ONNX Runtime failed while running {what}: {reason}. Check that tokenizer and model belong together, or ask for less at once"
+    )]
     Run {
         /// Which graph.
         what: String,

@@ -30,7 +30,7 @@ impl fmt::Display for Candidate {
 /// nothing else is tried.
 pub fn candidates() -> Vec<Candidate> {
     let mut found = Vec::new();
-    for root in project_roots() {
+    if let Some(root) = project_root() {
         from_environment(&root.join(".venv"), "the project's own copy", &mut found);
     }
     for variable in ["VIRTUAL_ENV", "CONDA_PREFIX"] {
@@ -49,15 +49,11 @@ pub fn candidates() -> Vec<Candidate> {
     found
 }
 
-/// The folders above the working directory and above the program that hold a `.venv`.
-fn project_roots() -> Vec<PathBuf> {
-    let starts = [env::current_dir().ok(), env::current_exe().ok()];
-    let mut roots: Vec<PathBuf> = Vec::new();
-    for start in starts.into_iter().flatten() {
-        let root = start.ancestors().find(|a| a.join(".venv").is_dir());
-        roots.extend(root.filter(|r| !roots.iter().any(|known| known == r)).map(Path::to_owned));
-    }
-    roots
+/// The nearest folder above the program that holds a `.venv`. Not above the working directory: a
+/// library there would run wherever `tla` is called.
+fn project_root() -> Option<PathBuf> {
+    let program = env::current_exe().ok()?;
+    program.ancestors().find(|a| a.join(".venv").is_dir()).map(Path::to_owned)
 }
 
 fn from_environment(prefix: &Path, source: &str, found: &mut Vec<Candidate>) {
@@ -105,7 +101,8 @@ fn is_library(path: &Path) -> bool {
 fn python_packages() -> Vec<PathBuf> {
     let script =
         "import sysconfig as s; print(s.get_path('purelib')); print(s.get_path('platlib'))";
-    let output = Command::new("python3").args(["-c", script]).output();
+    // Isolated: a module in the working folder must not run.
+    let output = Command::new("python3").args(["-I", "-c", script]).output();
     let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
     let mut folders: Vec<PathBuf> =
         text.lines().filter(|l| !l.is_empty()).map(PathBuf::from).collect();

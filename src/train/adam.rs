@@ -151,14 +151,6 @@ impl Adam {
         self.steps
     }
 
-    /// Sets the learning rate of the steps to come, for a schedule.
-    pub fn set_learning_rate(&mut self, learning_rate: f64) -> Result<(), AdamError> {
-        let settings = AdamSettings { learning_rate, ..self.settings };
-        settings.check()?;
-        self.settings = settings;
-        Ok(())
-    }
-
     /// One step down the gradient of the loss. On an error nothing has changed.
     pub fn step(&mut self, gradient: &[f64]) -> Result<(), AdamError> {
         if gradient.len() != self.v.len() {

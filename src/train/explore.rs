@@ -77,7 +77,13 @@ pub fn explore(
             .iter()
             .map(|c| student.voice.text(c))
             .collect::<Result<Vec<String>, _>>()?;
-        let rewards = score_group(reward, problem, &texts)?;
+        let mut rewards = score_group(reward, problem, &texts)?;
+        for (worth, completion) in rewards.iter_mut().zip(&completions) {
+            // What a cut answer would have ended in is not known: `#### 2` may be `#### 27`.
+            if !completion.stopped {
+                *worth = 0.0;
+            }
+        }
         let advantages = advantages(&rewards, exploration.normalise);
         groups.push(Group { prompt: prompt.clone(), completions, rewards, advantages });
     }

@@ -87,7 +87,8 @@ pub fn fit(
         frozen.into_iter().filter(|f| placed.modules.contains(&f.module)).collect();
     if placed.modules != candidates {
         // Two sessions of the old graft would stay beside the two of the new one.
-        let Student { voice, .. } = student;
+        let Student { voice, graph, gradient } = student;
+        drop((graph, gradient));
         student = Student::load(voice, model, targets, &frozen, form.split, true, options)?;
     }
     let geometry = form.geometry(placed.record.seed);

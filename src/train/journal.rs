@@ -74,7 +74,7 @@ pub enum JournalError {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Line {
-    /// A run begins, or is resumed.
+    /// A run begins.
     Start(Start),
     /// Where the update lives.
     Placement(Placement),
@@ -113,9 +113,14 @@ pub struct Start {
     pub temperature: f64,
     /// Learning rate.
     pub learning_rate: f64,
-    /// The step a resumed run continues after; absent in a new run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resumed_after: Option<u64>,
+    /// Gradient steps per batch of answers.
+    pub updates: u64,
+    /// Ratios were clipped to 1 ± this.
+    pub clip: f64,
+    /// Weight of the divergence from the base.
+    pub kl: f64,
+    /// Batches of answers the gradient was to be measured on before training.
+    pub survey: u64,
 }
 
 /// Where the update lives and why: `{"kind": "placement", ...}`.
@@ -187,11 +192,11 @@ pub struct Step {
 /// How it ended: `{"kind": "end", ...}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct End {
-    /// Steps done, those before a resume included.
+    /// Steps done.
     pub steps: u64,
     /// Wall clock time of this run.
     pub seconds: f64,
-    /// `finished`, `interrupted`, or what went wrong.
+    /// `finished`, or what went wrong.
     pub reason: String,
     /// The adapter that was written, if one was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -222,16 +227,6 @@ impl Journal {
             }
             Err(source) => Err(JournalError::Io { action: "create", path, source }),
         }
-    }
-
-    /// Continues the journal of a run; a torn last line is cut off first.
-    pub fn resume(run_folder: &Path) -> Result<Self, JournalError> {
-        let path = run_folder.join(FILE_NAME);
-        let whole = read(&path)?.whole_bytes;
-        let io = |source| JournalError::Io { action: "continue", path: path.clone(), source };
-        let file = OpenOptions::new().append(true).open(&path).map_err(io)?;
-        file.set_len(whole).map_err(io)?;
-        Ok(Self { file, path })
     }
 
     /// Writes one line, in one write.

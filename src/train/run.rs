@@ -5,8 +5,12 @@
 //! objective over micro-batches, pull it back to v, and let Adam move the f32 master copy. What
 //! the graphs see is always v rounded to the type it ships in.
 //!
+//! Every token of a batch weighs the same, as in DAPO, where GRPO as first published weighs every
+//! answer the same.
+//!
 //! Simplifications: one process, one adapter, rewards computed where the loop runs; groups whose
-//! answers are all worth the same are left out of the gradient because theirs is zero.
+//! answers are all worth the same are left out unless the divergence from the base counts, because
+//! their gradient is zero.
 
 use std::time::Instant;
 
@@ -54,7 +58,8 @@ pub struct Recipe {
 /// Trains v from zero; gives it rounded to the type it ships in. `watch` sees every step.
 ///
 /// # Errors
-/// If the runtime fails, the reward cannot judge an answer, or a gradient is not finite.
+/// If the runtime fails, the reward cannot judge an answer, a gradient is not finite, or in no step
+/// was one answer to a problem worth more than another.
 pub fn train(
     student: &mut Student,
     live: &Live,
@@ -67,6 +72,7 @@ pub fn train(
     let settings = AdamSettings::new(recipe.learning_rate);
     let mut adam = Adam::new(vec![0.0; live.parameters()], settings)?;
     let mut order = Order::new(problems.len(), recipe.exploration.seed);
+    let (mut answers, mut worth) = (0, 0.0);
     for step in 1..=recipe.steps as u64 {
         let started = Instant::now();
         let chosen: Vec<&Problem> =
@@ -75,6 +81,8 @@ pub fn train(
         let groups = explore(student, &chosen, &mixing, reward, &recipe.exploration, step)?;
 
         let mut record = summary(step, &groups);
+        answers += groups.iter().map(|g| g.rewards.len()).sum::<usize>();
+        worth += groups.iter().flat_map(|g| &g.rewards).sum::<f64>();
         record.rollout_seconds = started.elapsed().as_secs_f64();
         record.learning_rate = recipe.learning_rate;
         for update in 0..recipe.updates {
@@ -91,6 +99,9 @@ pub fn train(
         record.seconds = started.elapsed().as_secs_f64();
         watch(&record);
         journal.write(&Line::Step(record))?;
+    }
+    if adam.steps() == 0 {
+        return Err(TrainError::NothingToLearn { answers, reward: worth / answers.max(1) as f64 });
     }
     Ok(shipped(adam.v(), recipe.scalar))
 }
@@ -135,7 +146,7 @@ pub struct BatchGradient {
     pub logprob_gap: f64,
 }
 
-/// Sums the gradient over the groups that say something; `None` if none does.
+/// Sums the gradient over the answers that pull at v; `None` if none does.
 ///
 /// # Errors
 /// As [`train`].
@@ -146,7 +157,8 @@ pub fn gradient_of(
     groups: &[Group],
     recipe: &Recipe,
 ) -> Result<Option<BatchGradient>, TrainError> {
-    let samples: Vec<Sample<'_>> = groups.iter().flat_map(samples_of).collect();
+    let samples: Vec<Sample<'_>> =
+        groups.iter().flat_map(|group| samples_of(group, recipe.kl != 0.0)).collect();
     let tokens: usize = samples.iter().map(|s| s.completion.tokens.len()).sum();
     if tokens == 0 {
         return Ok(None);
@@ -204,12 +216,15 @@ impl BatchGradient {
     }
 }
 
-fn samples_of(group: &Group) -> impl Iterator<Item = Sample<'_>> {
-    let advantages = group.advantages.iter().flatten();
-    group.completions.iter().zip(advantages).map(|(completion, advantage)| Sample {
+/// The answers of a group that pull at v: all of them, or none where all are worth the same and
+/// the divergence from the base does not count.
+fn samples_of(group: &Group, diverging: bool) -> impl Iterator<Item = Sample<'_>> {
+    let counts = group.advantages.is_some() || diverging;
+    let completions = group.completions.iter().filter(move |_| counts).enumerate();
+    completions.map(|(index, completion)| Sample {
         prompt: &group.prompt,
         completion,
-        advantage: *advantage,
+        advantage: group.advantages.as_ref().map_or(0.0, |a| a[index]),
     })
 }
 

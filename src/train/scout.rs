@@ -44,6 +44,8 @@ pub fn survey(
     effort: Effort,
     watch: &mut dyn FnMut(usize),
 ) -> Result<MeanGradient, TrainError> {
+    // At v = 0 the divergence from the base has no gradient.
+    let recipe = &Recipe { kl: 0.0, ..*recipe };
     let v = vec![0f32; live.parameters()];
     let mixing = live.mixing(&v)?;
     let mut order = Order::new(problems.len(), recipe.exploration.seed ^ SCOUTING);
