@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := target/demo
 
-.PHONY: build setup demo test test-native lint bench proto-check
+.PHONY: build setup demo test test-native lint vectors bench proto-check
 
 build:
 	cargo build --release
@@ -32,6 +32,10 @@ lint:
 test-native:
 	RUSTFLAGS="-C target-cpu=native" CARGO_TARGET_DIR=target/native \
 		cargo test --no-default-features --features std --test projection_laws
+
+# After a change of the spec and its reference; the tests compare what is checked in with what this writes.
+vectors:
+	$(PYTHON) -B spec/vectors.py
 
 bench: setup
 	cargo bench
