@@ -3,7 +3,7 @@
 
 accept/   adapters, and every field as a reader must see it; for bound ones the bases they belong to
 reject/   files and uses that must be refused, and by which name
-basis/    matrices, and the factors digest of each alone: layer 0, unit projection, R the identity, scale 1
+basis/    matrices, and the factors digest of each as the only module: unit projection, R the identity
 models/   the bases, as safetensors
 """
 import hashlib, json, os, shutil, struct, sys
@@ -23,9 +23,7 @@ ROOT = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(os.pat
 def write(path, data):
     path = os.path.join(ROOT, path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    if os.path.exists(path):
-        raise SystemExit(f"{path} is written twice")
-    with open(path, "wb") as file:
+    with open(path, "xb") as file:
         file.write(data)
 
 
@@ -78,8 +76,7 @@ def write_model(name, found, kind):
     entries, data = {"__metadata__": {"format": "pt"}}, b""
     for tensor, (shape, values) in sorted(found.items()):
         raw = ref.to_bytes(values, kind)
-        place = [len(data), len(data) + len(raw)]
-        entries[tensor] = {"dtype": kind.upper(), "shape": shape, "data_offsets": place}
+        entries[tensor] = {"dtype": kind.upper(), "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
         data += raw
     head = json.dumps(entries, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
@@ -162,23 +159,19 @@ def accepted():
     eighths = [(i - 6) / 8 for i in range(13)]
     accept("default", "the sample of format.md", adapter(eighths))
     accept("smallest", "one value: no adapter is shorter than 130 bytes", adapter([1.0], rank=1, width=1))
-    accept("scalar-f16", "values as binary16", adapter(scalar="f16"))
-    accept("scalar-f32", "values as binary32", adapter(scalar="f32"))
     for kind, (bits, least, top, *_) in ref.FLOATS.items():
         unit, largest = 2.0**least, 2.0**top - 2.0 ** (top - bits)
         extremes = [largest, -largest, unit, -unit, 2.0 ** (least + bits - 1), 2.0 ** (least + bits - 1) - unit, 0.0]
         accept(f"extremes-{kind}", "largest, smallest subnormal, smallest normal, largest subnormal, 0",
                adapter(extremes, scalar=kind, width=7))
-    accept("minus-zero-written-as-zero", "the writer was given -0", adapter([-0.0] * 13))
+    accept("minus-zero-in", "the writer was given -0 and wrote 0", adapter([-0.0] * 13))
     accept("split-peft", "the square root of the singular values on both sides", adapter(split="peft"))
     accept("tying-structured", "groups of one role", adapter(tying="structured", groups=7, width=2))
     accept("groups-tiled", "groups of neighbours in depth", adapter(groups=5, width=3))
     accept("rank-64", "the largest rank", adapter(rank=64))
     accept("width-257", "a width that takes both bytes", adapter(width=257))
-    accept("unit-rank-1", "unit projection: r squared values", adapter(rank=1, projection="unit", width=1))
     accept("unit-rank-3", "unit projection: r squared values", adapter(rank=3, projection="unit", width=9))
-    accept("unit-keeps-its-seed", "under unit the seed has no effect, but is kept",
-           adapter(rank=1, projection="unit", width=1, seed=1))
+    accept("unit-seed", "without effect, but kept", adapter(rank=1, projection="unit", width=1, seed=1))
     accept("seed-zero", "the smallest seed", adapter(seed=0))
     accept("seed-largest", "a seed beyond what binary64 counts exactly", adapter(seed=2**64 - 1))
     accept("scale-smallest", "the smallest positive f32", adapter(scale=2.0**-149))
@@ -187,15 +180,14 @@ def accepted():
         accept(f"role-{role}", "one role alone", adapter(roles=[role]))
     accept("roles-all", "every role", adapter(roles=ref.ROLES))
     accept("layers-range", "layers 3, 4 and 5", adapter(first_layer=3, layers=3))
-    accept("layers-first", "a count without an offset", adapter(layers=1))
     accept("layers-last", "the last layer there can be", adapter(first_layer=65534, layers=1))
     accept("layers-most", "as many layers as there can be, one by one", adapter(layers=65535))
-    accept("groups-most", "as many groups as layers and roles can select",
-           adapter(roles=["q", "lm_head"], layers=2, groups=3, width=1))
+    most = adapter(roles=["q", "lm_head"], layers=2, groups=3, width=1)
+    accept("groups-most", "as many groups as layers and roles can select", most)
     accept("bound-to-a-base-only", "half bound is unbound", adapter(base_digest=bytes(range(32))))
     accept("bound-to-factors-only", "half bound is unbound", adapter(factors_digest=bytes(range(32))))
-    accept("bound-elsewhere", "bound to weights that are not here",
-           adapter(base_digest=bytes(range(32)), factors_digest=b"\xff" * 32))
+    elsewhere = adapter(base_digest=bytes(range(32)), factors_digest=b"\xff" * 32)
+    accept("bound-elsewhere", "bound to weights that are not here", elsewhere)
 
     same = ["tiny-f32.safetensors", "tiny-bf16.safetensors", "tiny-f16.safetensors", "tiny-sharded"]
     accept("tiny", "one base digest, however the values are stored", bound(same[0]), *same)
@@ -203,13 +195,13 @@ def accepted():
         "peft": dict(split="peft"),
         "f16": dict(scalar="f16"),
         "f32": dict(scalar="f32", scale=0.3),
-        "tiled": dict(groups=3, width=4),
-        "structured": dict(groups=3, width=4, tying="structured"),
+        "tiled": dict(groups=4, width=3),
+        "structured": dict(groups=4, width=3, tying="structured"),
         "a-group-each": dict(groups=14, width=1, scalar="f16"),
         "unit": dict(projection="unit", width=4),
         "unit-peft": dict(projection="unit", rank=3, width=9, split="peft"),
         "rank-1": dict(rank=1, width=1),
-        "rank-beyond-the-matrix": dict(rank=18, width=2),
+        "rank-beyond-the-matrix": dict(rank=18, width=2, split="peft"),
         "one-role": dict(roles=["down"]),
         "one-layer": dict(first_layer=1, layers=1),
         "both-layers": dict(layers=2),
@@ -235,8 +227,8 @@ def rejected():
                                  ("tying", 7, (2, 255)), ("projection", 9, (2, 255))]:
         for code in codes:
             reject(f"unknown-{field}", f"{code}", f"{field} {code}", patched(offset, bytes([code])))
-    reject("unknown-roles", "bit-8", "the first bit without a role", patched(14, u16(0x017F)))
-    reject("unknown-roles", "bit-15", "the last bit, alone", patched(14, u16(0x8000)))
+    for bits in (0x017F, 0x8000):
+        reject("unknown-roles", f"{bits:04x}", "a bit without a role", patched(14, u16(bits)))
     reject("no-roles", "", "the empty set", patched(14, u16(0)))
     reject("rank-zero", "", "rank 0", patched(8, b"\0"))
     for rank in (65, 255):
@@ -338,9 +330,9 @@ def rejected_at_use():
 
 
 # ---- Single matrices.
-def basis(name, why, ranks, rows, role="q"):
-    """Rows of f32 entries as a module of layer 0."""
-    flat, found, module = [x for row in rows for x in row], {}, (0, ref.ROLES.index(role))
+def basis(name, why, ranks, rows, layer=0, role="q"):
+    """Rows of f32 entries as the weight of a module."""
+    flat, found, module = [x for row in rows for x in row], {}, (layer, ref.ROLES.index(role))
     for rank in ranks:
         one = [1.0 if k % (rank + 1) == 0 else 0.0 for k in range(rank * rank)]
         digests = {}
@@ -348,8 +340,8 @@ def basis(name, why, ranks, rows, role="q"):
             h = {**DEFAULT, "rank": rank, "width": rank * rank, "projection": "unit", "roles": [role], "split": split}
             digests[split] = ref.factors_digest(ref.factors(h, one, [module], lambda _: rows)).hex()
         found[rank] = {"sigma": ref.basis(rows, module, rank)[1]} | digests
-    matrix = {"role": role, "rows": len(rows), "cols": len(rows[0]), "f32": ref.to_bytes(flat, "f32").hex()}
-    write_json(f"basis/{name}.json", {"why": why} | matrix | {"ranks": found})
+    matrix = {"why": why, "layer": layer, "role": role, "rows": len(rows), "cols": len(rows[0])}
+    write_json(f"basis/{name}.json", matrix | {"f32": ref.to_bytes(flat, "f32").hex(), "ranks": found})
 
 
 def bases():
@@ -361,23 +353,29 @@ def bases():
         n = len(entries)
         return [[entries[i] if i == j else 0.0 for j in range(cols or n)] for i in range(n)]
 
+    def decaying(rows, cols, base, first=1):
+        scale = [base**-i * (1 if i else first) for i in range(rows)]
+        return [[ref.narrow(x * scale[i], "f32") for x in row] for i, row in enumerate(noise(rows, cols))]
+
     basis("zero", "no value, yet directions: V holds start vectors, L is zero", (1, 3, 6), [[0.0] * 5] * 7)
     basis("minus-zero", "the same factors as zero", (1, 3), [[-0.0] * 5] * 7)
     basis("one-zero", "1×1", (1, 2), [[0.0]])
     basis("one-negative", "1×1: V is positive, the sign is in L", (1, 3), [[-3.0]])
     basis("rank-one", "every entry 1: one value, and the rest 0", (1, 2, 4), [[1.0] * 17] * 13)
-    basis("rank-two", "a row and its double, another and its opposite", (1, 2, 4),
-          [[1.0, 2.0, 3.0, 4.0], [2.0, 4.0, 6.0, 8.0], [1.0, -1.0, 0.5, 0.0], [-1.0, 1.0, -0.5, 0.0]])
+    two = [[1.0, 2.0, 3.0, 4.0], [2.0, 4.0, 6.0, 8.0], [1.0, -1.0, 0.5, 0.0], [-1.0, 1.0, -0.5, 0.0]]
+    basis("rank-two", "a row and its double, another and its opposite", (1, 2, 4), two)
     basis("row", "1×n", (1, 2, 5), noise(1, 29))
     basis("column", "n×1", (1, 2, 5), noise(29, 1))
-    basis("column-without-a-start", "n×1, and the start vector of (0, k) is zero", (1, 2), noise(29, 1), "k")
+    basis("start-of-zero", "n×1, and the first start vector of (0, k) is zero", (1, 2), noise(29, 1), role="k")
+    basis("starts-in-line", "both start vectors of (466, v) have one direction", (2,), noise(4, 3), 466, "v")
+    basis("starts-in-line-too", "another completion for (1074, v)", (2,), noise(4, 3), 1074, "v")
     basis("tie-of-sign", "entries of equal magnitude: the first is made positive", (1, 2), [[-1.0, 1.0]])
     basis("identity", "one value, twelve times", (1, 2, 4, 6), diagonal([1.0] * 12))
     basis("repeated", "a value four times, then others", (2, 4, 6), diagonal([5.0, 5.0, 5.0, 5.0, 2.0, 1.0, 0.0, 0.0]))
     basis("opposite", "equal values of opposite sign", (1, 2, 4), diagonal([2.0, -2.0, 1.0, -1.0, 0.5]))
     basis("single-entry", "all zero but the last", (1, 2), diagonal([0.0, 0.0, 0.0, 0.0, -2.0], 7))
-    basis("graded", "from 1 to 1e-9: below 2⁻²⁴ of the first a value is 0", (2, 4, 10),
-          diagonal([ref.narrow(10.0**-i, "f32") for i in range(10)]))
+    graded = diagonal([ref.narrow(3.0**-i, "f32") for i in range(18)])
+    basis("graded", "powers of 1/3: from 2⁻²⁴ of the first on a value is 0", (2, 5, 18), graded)
     basis("subnormal", "every entry a subnormal of f32", (1, 2, 4), noise(9, 8, 2.0**-141))
     basis("least", "entries of 2⁻¹⁴⁹ and 0", (1, 2), diagonal([2.0**-149] * 3, 5))
     basis("huge", "entries near the largest f32", (1, 2, 4), noise(9, 8, 1.9 * 2.0**127))
@@ -385,8 +383,10 @@ def bases():
     basis("block-128", "one full block of rows", (2,), noise(128, 3))
     basis("block-129", "one row more than a block", (2,), noise(129, 3))
     basis("blocks", "two blocks and a part", (2, 3), noise(300, 3))
-    decaying = [[x * 4.0**-i for x in row] for i, row in enumerate(noise(24, 40))]
-    basis("decaying", "the search ends before the space does", (1, 2), decaying)
+    basis("decaying", "the search ends before the space does", (1, 2), decaying(24, 24, 1.5))
+    basis("slow", "the search takes steps of more than one vector", (1, 2), decaying(32, 32, 1.03))
+    basis("floor", "small values behind a large one: 2⁻⁴⁶ of it is enough", (2, 4), decaying(32, 40, 1.3, 2048))
+    basis("weak", "a step leads nowhere: 2⁻⁴⁰ of the longest", (2, 3, 4), decaying(32, 40, 1.6, 2048))
     basis("wide", "more columns than rows: the search stays on the side of n", (1, 3, 5), noise(4, 41))
 
 

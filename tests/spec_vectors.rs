@@ -157,7 +157,7 @@ fn every_single_matrix_has_its_factors_digest() {
             bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
         let w = Array2::from_shape_vec((size("rows"), size("cols")), w).unwrap();
         let role = Role::from_name(matrix["role"].as_str().unwrap()).unwrap();
-        let module = ModuleId::new(0, role);
+        let module = ModuleId::new(size("layer") as u16, role);
         for (rank, expected) in matrix["ranks"].as_object().unwrap() {
             let rank: u8 = rank.parse().unwrap();
             let one: Vec<f32> = Array2::eye(usize::from(rank)).into_iter().collect();
