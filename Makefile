@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 RUN := target/demo
 MICRO := tests/no-std/Cargo.toml
 
-.PHONY: build setup demo figures micro test test-native lint bench peers proto-check
+.PHONY: build setup demo figures micro test test-native lint vectors bench peers proto-check
 
 build:
 	cargo build --release
@@ -46,6 +46,10 @@ test-native:
 micro:
 	rustup target add thumbv7em-none-eabi
 	cargo test --no-default-features --features std --test no_std -- --nocapture
+
+# After a change of the spec and its reference; the tests compare what is checked in with what this writes.
+vectors:
+	$(PYTHON) -B spec/vectors.py
 
 bench: setup
 	cargo bench
