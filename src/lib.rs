@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`mod@format`] | the file: layout, codec, errors |
 //! | [`projection`] | seed → P; canonical SVD; factors; ΔW |
-//! | [`model`] | ONNX containers, targets, base digest |
+//! | [`model`] | containers (ONNX, safetensors), targets, base digest |
 //! | [`surgery`] | every edit of a model: merge, graft |
 //! | [`autodiff`] | forward graph → gradient graph |
 //! | [`runtime`] | the only place that names ONNX Runtime |

@@ -150,7 +150,7 @@ fn weights_in_the_typed_field_are_read() {
             raw.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
     })
     .unwrap();
-    let digest = |model| base_digest(model, &find_targets(model).unwrap()).unwrap();
+    let digest = |model: &OnnxModel| base_digest(model, &find_targets(model).unwrap()).unwrap();
     assert_eq!(digest(&plain), digest(&typed));
 }
 
@@ -209,7 +209,7 @@ fn external_data_beside_the_model_are_read() {
     let model = External::new();
     let loaded = model.load(&GOOD).unwrap();
     let plain = load(&BYTES).unwrap();
-    let digest = |model| base_digest(model, &find_targets(model).unwrap()).unwrap();
+    let digest = |model: &OnnxModel| base_digest(model, &find_targets(model).unwrap()).unwrap();
     assert_eq!(digest(&loaded), digest(&plain));
     assert!(loaded.has_external_data() && !plain.has_external_data());
     assert!(model.load(&GOOD[..2]).is_ok(), "the length may be left out");

@@ -3,30 +3,31 @@
 use super::{CliError, threads::Threads};
 use crate::{
     format::Header,
-    model::{OnnxModel, Targets, base_digest, find_targets},
-    projection::{Factors, rebuild},
+    model::{Model, Targets, base_digest},
+    projection::Factors,
+    surgery::{SurgeryError, rebuild_from},
 };
 use std::path::Path;
 
 /// A loaded model and its modules.
 pub struct Base {
-    /// The file.
-    pub model: OnnxModel,
+    /// The graph or the checkpoint.
+    pub model: Model,
     /// What in it can be adapted.
     pub targets: Targets,
 }
 
 impl Base {
-    /// Loads an .onnx file, or the `model.onnx` of a folder.
+    /// Loads an .onnx file, a .safetensors file, an index of several, or a folder with one.
     pub fn load(path: &Path) -> Result<Self, CliError> {
-        let model = OnnxModel::load(path)?;
-        let targets = find_targets(&model)?;
+        let model = Model::load(path)?;
+        let targets = model.container().targets()?;
         Ok(Self { model, targets })
     }
 
     /// The base digest.
     pub fn digest(&self, threads: &Threads) -> Result<[u8; 32], CliError> {
-        Ok(threads.install(|| base_digest(&self.model, &self.targets))??)
+        Ok(threads.install(|| base_digest(self.model.container(), &self.targets))??)
     }
 
     /// The factors of the modules the header selects, sorted by module.
@@ -36,11 +37,12 @@ impl Base {
         v: &[f32],
         threads: &Threads,
     ) -> Result<Vec<Factors>, CliError> {
-        let selected = self.targets.targets.iter().filter(|t| header.selects(t.module));
-        let weights = selected
-            .map(|target| Ok((target.module, self.model.weight(target)?)))
-            .collect::<Result<Vec<_>, CliError>>()?;
-        let views: Vec<_> = weights.iter().map(|(module, w)| (*module, w.view())).collect();
-        Ok(rebuild(header, v, &views, threads.count())?)
+        let model = self.model.container();
+        rebuild_from(model, &self.targets, header, v, threads.count()).map_err(
+            |error| match error {
+                SurgeryError::Projection(error) => error.into(),
+                other => other.into(),
+            },
+        )
     }
 }

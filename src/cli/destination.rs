@@ -4,7 +4,10 @@ use super::{
     CliError,
     files::{self, FileError},
 };
-use crate::model::{OnnxModel, proto::ModelProto, write_model};
+use crate::{
+    model::{Checkpoint, Container, Model, OnnxModel, proto::ModelProto, write_model},
+    surgery::CheckpointMerge,
+};
 use std::{
     fs,
     path::{self, Path, PathBuf},
@@ -12,9 +15,13 @@ use std::{
 use tempfile::NamedTempFile;
 
 /// What a program needs beside the model to answer with it.
-const SIDE_FILES: [&str; 6] = [
+const SIDE_FILES: [&str; 10] = [
     "tokenizer.json",
     "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
     "special_tokens_map.json",
     "chat_template.jinja",
     "config.json",
@@ -22,48 +29,79 @@ const SIDE_FILES: [&str; 6] = [
 ];
 
 /// A place for a merged model.
-pub enum Destination {
-    /// One .onnx file.
-    File(PathBuf),
-    /// A folder, which gets `model.onnx` and copies of the files beside the input.
-    Folder(PathBuf),
+pub struct Destination {
+    /// The file; in a folder, `model` with the ending of the format. In a folder, an index
+    /// replaces it if there is one.
+    model: PathBuf,
+    /// A folder, which gets copies of the files beside the input too.
+    folder: Option<PathBuf>,
 }
 
+/// The files of a merge beside their places, and the places.
+pub type Staged = Vec<(NamedTempFile, PathBuf)>;
+
 impl Destination {
-    /// An existing folder and a path that ends in a separator are folders; a file ends in .onnx.
-    pub fn new(out: &Path) -> Result<Self, FileError> {
+    /// An existing folder and a path that ends in a separator are folders; a file ends like the
+    /// files of the model's format.
+    pub fn new(out: &Path, model: &Model) -> Result<Self, FileError> {
+        let ending = model.container().kind().name();
         let last = out.as_os_str().as_encoded_bytes().last().copied().unwrap_or_default();
         if out.is_dir() || path::is_separator(last.into()) {
-            return Ok(Self::Folder(out.into()));
+            let model = out.join("model").with_extension(ending);
+            return Ok(Self { model, folder: Some(out.into()) });
         }
-        match out.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) {
-            true => Ok(Self::File(out.into())),
-            false => Err(FileError::Neither { path: out.into() }),
+        match out.extension().is_some_and(|e| e.eq_ignore_ascii_case(ending)) {
+            true => Ok(Self { model: out.into(), folder: None }),
+            false => Err(FileError::Neither { path: out.into(), ending }),
         }
     }
 
-    /// The .onnx file.
-    fn model(&self) -> PathBuf {
-        match self {
-            Self::File(file) => file.clone(),
-            Self::Folder(folder) => folder.join("model.onnx"),
+    /// The place of the index of a checkpoint in several files.
+    fn index(&self) -> PathBuf {
+        self.model.with_extension("safetensors.index.json")
+    }
+
+    /// The place of each file with weights, in the order of the model's.
+    fn weights(&self, model: &Model) -> Result<Vec<PathBuf>, FileError> {
+        let Model::Safetensors(checkpoint) = model else { return Ok(vec![self.model.clone()]) };
+        let shards = checkpoint.shards();
+        match (&self.folder, checkpoint.index()) {
+            (_, None) => Ok(vec![self.model.clone()]),
+            (Some(folder), _) => Ok(shards.iter().map(|shard| folder.join(&shard.name)).collect()),
+            (None, Some(_)) => {
+                Err(FileError::OneFile { path: self.model.clone(), files: shards.len() })
+            }
         }
     }
 
     /// Refuses a place where nothing can be written without harm.
-    pub fn check(&self, inputs: &[PathBuf]) -> Result<(), FileError> {
-        let Self::Folder(folder) = self else { return files::check_output(&self.model(), inputs) };
+    pub fn check(&self, model: &Model, inputs: &[PathBuf]) -> Result<(), FileError> {
+        let mut places = self.weights(model)?;
+        let check = |path: &PathBuf| files::check_output(path, inputs);
+        let Some(folder) = &self.folder else { return places.iter().try_for_each(check) };
         if !folder.exists() {
             return match files::folder(folder).is_dir() {
                 true => Ok(()),
                 false => Err(FileError::NoFolder { path: folder.clone() }),
             };
         }
-        files::check_output(&self.model(), inputs)?;
+        if let Model::Safetensors(checkpoint) = model {
+            places.extend(checkpoint.index().map(|_| self.index()));
+            refuse_other_models(folder, &places)?;
+        }
+        places.iter().try_for_each(check)?;
         SIDE_FILES.iter().try_for_each(|name| files::check_output(&folder.join(name), &[]))
     }
 
-    /// Writes the model and what belongs beside it; nothing new is left behind on failure.
+    /// The folder as a place to write in; made if it is not there.
+    pub fn open(&self) -> Result<Created, FileError> {
+        match &self.folder {
+            Some(folder) => Created::folder(folder),
+            None => Ok(Created(None)),
+        }
+    }
+
+    /// Writes a graph and what belongs beside it; nothing new is left behind on failure.
     pub fn write(
         &self,
         proto: &ModelProto,
@@ -71,41 +109,77 @@ impl Destination {
         inputs: &[PathBuf],
     ) -> Result<(), CliError> {
         let sources: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
-        let Self::Folder(folder) = self else {
-            write_model(proto, &self.model(), &sources)?;
-            return Ok(());
-        };
-        let created = Created::folder(folder)?;
-        let staged = stage_side_files(base.folder(), folder)?;
-        write_model(proto, &self.model(), &sources)?;
-        for (file, place) in staged {
-            files::place(file, &place)?;
-        }
+        let created = self.open()?;
+        let staged = self.stage_side_files(base.folder())?;
+        write_model(proto, &self.model, &sources)?;
+        place_all(staged)?;
         created.keep();
         Ok(())
     }
+
+    /// Writes the files of a merged checkpoint, its index and what belongs beside it, all next
+    /// to their places. They vanish unless they are [placed](place_all).
+    pub fn stage(
+        &self,
+        merge: &mut CheckpointMerge<'_>,
+        model: &Model,
+        base: &Checkpoint,
+    ) -> Result<Staged, CliError> {
+        let mut staged = Staged::new();
+        for (shard, place) in base.shards().iter().zip(self.weights(model)?) {
+            let mut file = files::new_beside(&place)?;
+            merge.write(shard, file.as_file_mut(), &place)?;
+            let synced = file.as_file().sync_all();
+            synced.map_err(|e| FileError::io("write", &place, e))?;
+            staged.push((file, place));
+        }
+        if let Some(mut index) = base.index() {
+            staged.push((files::stage(&self.index(), &mut index)?, self.index()));
+        }
+        staged.extend(self.stage_side_files(base.folder())?);
+        Ok(staged)
+    }
+
+    /// Copies of the side files beside their places, in the order of the list.
+    fn stage_side_files(&self, from: &Path) -> Result<Staged, FileError> {
+        let home = |path: &Path| fs::canonicalize(path).ok();
+        let Some(to) = self.folder.as_deref().filter(|to| home(from) != home(to)) else {
+            return Ok(Staged::new());
+        };
+        let mut staged = Staged::new();
+        for name in SIDE_FILES {
+            let (source, place) = (from.join(name), to.join(name));
+            if !source.is_file() {
+                continue;
+            }
+            let mut file =
+                fs::File::open(&source).map_err(|e| FileError::io("read", &source, e))?;
+            staged.push((files::stage(&place, &mut file)?, place));
+        }
+        Ok(staged)
+    }
 }
 
-/// Copies of the side files beside their places, in the order of the list.
-fn stage_side_files(from: &Path, to: &Path) -> Result<Vec<(NamedTempFile, PathBuf)>, FileError> {
-    let home = |path: &Path| fs::canonicalize(path).ok();
-    if home(from) == home(to) {
-        return Ok(Vec::new());
-    }
-    let mut staged = Vec::new();
-    for name in SIDE_FILES {
-        let (source, place) = (from.join(name), to.join(name));
-        if !source.is_file() {
-            continue;
+/// Some programs load `model.onnx` first, or every checkpoint file that is there.
+fn refuse_other_models(folder: &Path, places: &[PathBuf]) -> Result<(), FileError> {
+    let failed = |e| FileError::io("read", folder, e);
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let model = Checkpoint::is_named(&path) || path.ends_with("model.onnx");
+        if model && !places.contains(&path) {
+            return Err(FileError::TakenFor { path });
         }
-        let mut file = fs::File::open(&source).map_err(|e| FileError::io("read", &source, e))?;
-        staged.push((files::stage(&place, &mut file)?, place));
     }
-    Ok(staged)
+    Ok(())
+}
+
+/// Puts staged files in their places.
+pub fn place_all(staged: Staged) -> Result<(), FileError> {
+    staged.into_iter().try_for_each(|(file, place)| files::place(file, &place))
 }
 
 /// A folder that vanishes again, with all that is in it, unless it was there before or is kept.
-struct Created(Option<PathBuf>);
+pub struct Created(Option<PathBuf>);
 
 impl Created {
     fn folder(path: &Path) -> Result<Self, FileError> {
@@ -116,7 +190,8 @@ impl Created {
         Ok(Self(Some(path.into())))
     }
 
-    fn keep(mut self) {
+    /// Keeps it.
+    pub fn keep(mut self) {
         self.0 = None;
     }
 }

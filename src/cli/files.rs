@@ -70,9 +70,37 @@ pub enum FileError {
         path: PathBuf,
     },
     /// An output that is neither kind of place.
-    #[error("{} ends neither in .onnx nor in a separator. Name an .onnx file, or a folder", path.display())]
+    #[error(
+        "{} ends neither in .{ending} nor in a separator, and a merge keeps the format of the model. \
+         Name a .{ending} file, or a folder",
+        path.display()
+    )]
     Neither {
         /// The output.
+        path: PathBuf,
+        /// Ending of the model's files.
+        ending: &'static str,
+    },
+    /// One file for a checkpoint that has several.
+    #[error(
+        "{} would be one file, and the checkpoint has {files} and their index. \
+         Name a folder: end the path in a separator",
+        path.display()
+    )]
+    OneFile {
+        /// The output.
+        path: PathBuf,
+        /// Files with weights.
+        files: usize,
+    },
+    /// A model that programs would load in place of the output, or with it.
+    #[error(
+        "{} is there already and would be taken for the merged model or a part of it. \
+         Choose another folder, or remove the file",
+        path.display()
+    )]
+    TakenFor {
+        /// The model in the output folder.
         path: PathBuf,
     },
 }
@@ -179,6 +207,14 @@ pub fn write(out: &Path, bytes: &[u8]) -> Result<(), FileError> {
 /// Everything from `source` in a file beside `out`, which vanishes unless it is placed.
 pub fn stage(out: &Path, source: &mut impl Read) -> Result<NamedTempFile, FileError> {
     let failed = |source| FileError::io("write", out, source);
+    let mut file = new_beside(out)?;
+    io::copy(source, &mut file).map_err(failed)?;
+    file.flush().and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+    Ok(file)
+}
+
+/// An empty file beside `out`, which vanishes unless it is placed.
+pub fn new_beside(out: &Path) -> Result<NamedTempFile, FileError> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".tla-");
     #[cfg(unix)]
@@ -187,10 +223,7 @@ pub fn stage(out: &Path, source: &mut impl Read) -> Result<NamedTempFile, FileEr
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    let mut file = builder.tempfile_in(folder(out)).map_err(failed)?;
-    io::copy(source, &mut file).map_err(failed)?;
-    file.flush().and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-    Ok(file)
+    builder.tempfile_in(folder(out)).map_err(|e| FileError::io("write", out, e))
 }
 
 /// Puts a staged file in its place.

@@ -6,7 +6,7 @@ use super::{
     output::{hex, name},
     threads::Threads,
 };
-use crate::model::{Summary, TargetLine, summarize};
+use crate::model::{Kind, Summary, TargetLine, summarize};
 use serde::Serialize;
 use std::{fmt, path::PathBuf};
 
@@ -16,7 +16,8 @@ use std::{fmt, path::PathBuf};
 /// embeddings, head, norms and biases are not covered.
 #[derive(clap::Args)]
 pub struct Inspect {
-    /// An .onnx file, or a folder with model.onnx
+    /// An .onnx file, a .safetensors file, or the folder of either: of its model.onnx,
+    /// model.safetensors and model.safetensors.index.json, the first that is there
     model: PathBuf,
     #[command(flatten)]
     threads: Threads,
@@ -26,7 +27,8 @@ impl Inspect {
     /// Prints the summary.
     pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
         let base = Base::load(&self.model)?;
-        let summary = self.threads.install(|| summarize(&base.model, &base.targets))??;
+        let summary =
+            self.threads.install(|| summarize(base.model.container(), &base.targets))??;
         if summary.base_digest.is_none() {
             out.say(
                 "the model has no base digest, because a linear role of some layer was skipped. \
@@ -45,10 +47,14 @@ struct Report {
     base_digest: Option<String>,
     /// Number of layers.
     layers: usize,
-    /// Version of the default operator set.
-    opset: i64,
-    /// Who wrote the file, as it says itself.
-    producer: String,
+    /// "onnx" or "safetensors".
+    container: &'static str,
+    /// Version of the default operator set; null in a checkpoint.
+    opset: Option<i64>,
+    /// Who wrote the file, as it says itself; null in a checkpoint.
+    producer: Option<String>,
+    /// Files with weights of a checkpoint; null in a graph.
+    files: Option<usize>,
     /// Bytes of the weights that can be adapted.
     adaptable_bytes: u64,
     /// The modules, sorted by layer, then role.
@@ -66,11 +72,18 @@ struct SkippedLine {
 impl From<Summary> for Report {
     fn from(summary: Summary) -> Self {
         let line = |s: crate::model::Skipped| SkippedLine { name: s.name, reason: s.reason };
+        let container = summary.kind.name();
+        let (opset, producer, files) = match summary.kind {
+            Kind::Onnx { opset, producer } => (Some(opset), Some(producer), None),
+            Kind::Safetensors { files } => (None, None, Some(files)),
+        };
         Self {
+            container,
+            files,
             base_digest: summary.base_digest.map(|digest| hex(&digest)),
             layers: summary.layers,
-            opset: summary.opset,
-            producer: summary.producer,
+            opset,
+            producer,
             adaptable_bytes: summary.adaptable_bytes,
             targets: summary.targets,
             skipped: summary.skipped.into_iter().map(line).collect(),
@@ -80,21 +93,24 @@ impl From<Summary> for Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nodes: Vec<_> = self.targets.iter().map(|t| name(&t.node)).collect();
-        let wide = nodes.iter().map(|n| n.chars().count()).max().unwrap_or(0).max(4);
+        // A checkpoint has no nodes, and no column of them.
+        let node = |t: &TargetLine| t.node.as_deref().map(name);
+        let nodes: Vec<_> = self.targets.iter().filter_map(node).collect();
+        let wide = nodes.iter().map(|n| n.chars().count()).max().map_or(0, |n| n.max(4) + 2);
+        let matrix = if nodes.is_empty() { "tensor" } else { "initializer" };
         let (layer, role, rows, cols, dtype) = ("layer", "role", "rows", "cols", "type");
+        let column = if nodes.is_empty() { "" } else { "node" };
         writeln!(
             f,
-            "{layer:>5}  {role:<7}  {rows:>6}  {cols:>6}  {dtype:<8}  {:<wide$}  initializer",
-            "node"
+            "{layer:>5}  {role:<7}  {rows:>6}  {cols:>6}  {dtype:<8}  {column:<wide$}{matrix}"
         )?;
-        for (target, node) in self.targets.iter().zip(&nodes) {
+        for target in &self.targets {
             let TargetLine { layer, role, rows, cols, dtype, .. } = target;
-            let initializer = name(&target.initializer);
+            let (node, initializer) = (node(target).unwrap_or_default(), name(&target.initializer));
             let shared = if target.shared { " (shared)" } else { "" };
             writeln!(
                 f,
-                "{layer:>5}  {role:<7}  {rows:>6}  {cols:>6}  {dtype:<8}  {node:<wide$}  {initializer}{shared}"
+                "{layer:>5}  {role:<7}  {rows:>6}  {cols:>6}  {dtype:<8}  {node:<wide$}{initializer}{shared}"
             )?;
         }
         for skipped in &self.skipped {
@@ -102,7 +118,14 @@ impl fmt::Display for Report {
         }
         let (modules, layers, bytes) = (self.targets.len(), self.layers, self.adaptable_bytes);
         writeln!(f, "{modules} modules in {layers} layers, {bytes} bytes that can be adapted")?;
-        writeln!(f, "opset {}, written by {}", self.opset, name(&self.producer))?;
+        if let (Some(opset), Some(producer)) = (self.opset, &self.producer) {
+            writeln!(f, "opset {opset}, written by {}", name(producer))?;
+        }
+        match self.files {
+            None => {}
+            Some(1) => writeln!(f, "a safetensors checkpoint in 1 file")?,
+            Some(files) => writeln!(f, "a safetensors checkpoint in {files} files")?,
+        }
         writeln!(f, "base digest {}", self.base_digest.as_deref().unwrap_or("none"))
     }
 }

@@ -1,28 +1,36 @@
 //! `tla merge`: an adapter into the weights of its model.
 
 use super::{
-    CliError, Output, Verdict, base::Base, destination::Destination, files, threads::Threads,
+    CliError, Output, Verdict,
+    base::Base,
+    destination::{Created, Destination, Staged, place_all},
+    files,
+    threads::Threads,
 };
 use crate::{
     format::{Adapter, Header},
-    projection::factors_digest,
-    surgery::{Merged, Survival, merge},
+    model::{Model, OnnxModel, proto::ModelProto},
+    projection::{Factors, factors_digest},
+    surgery::{CheckpointMerge, Merged, Survival, merge},
 };
 use serde::Serialize;
 use std::{fmt, path::PathBuf};
 
-/// Merge an adapter into a model that plain ONNX Runtime loads
+/// Merge an adapter into the weights of its model, ONNX or safetensors
 ///
-/// The adapter must belong to the model and rebuild to what it names. Says how much of the update
-/// survived the rounding, and writes nothing (exit status 1) if less than half did.
+/// The adapter must belong to the model and rebuild to what it names. An ONNX model stays one, and
+/// so does a safetensors checkpoint, in as many files and each weight in its own type. Says how
+/// much of the update survived the rounding, and writes nothing (exit status 1) if less than half
+/// did.
 #[derive(clap::Args)]
 pub struct Merge {
-    /// The model: an .onnx file, or a folder with model.onnx
+    /// The model: an .onnx file, a .safetensors file or an index of several, or its folder
     model: PathBuf,
     /// The adapter
     #[arg(value_name = "A.tla")]
     adapter: PathBuf,
-    /// The merged model: an .onnx file, or a folder, which gets tokenizer and configurations too
+    /// The merged model: a file like the model's, or a folder, which gets tokenizer and
+    /// configurations too
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
     /// Write the model even if most of the update is lost
@@ -44,10 +52,10 @@ impl Merge {
         let header = adapter.header();
         self.check_bound(header, out)?;
         let base = Base::load(&self.model)?;
-        let destination = Destination::new(&self.output)?;
-        let mut inputs = base.model.files();
+        let destination = Destination::new(&self.output, &base.model)?;
+        let mut inputs = base.model.container().files();
         inputs.push(self.adapter.clone());
-        destination.check(&inputs)?;
+        destination.check(&base.model, &inputs)?;
         self.check_base(header, &base)?;
 
         let v: Vec<f32> = adapter.values().collect();
@@ -57,9 +65,7 @@ impl Merge {
             let adapter = self.adapter.clone();
             return Err(CliError::OtherFactors { adapter, expected, found });
         }
-        let threads = self.threads.count();
-        let Merged { proto, survival } =
-            merge(&base.model, &base.targets, header, &factors, threads)?;
+        let (pending, survival) = self.merged(header, &base, &factors, &destination)?;
         if survival.lost_most() {
             let left = Percent(survival.fraction());
             if !self.force {
@@ -72,9 +78,40 @@ impl Merge {
             }
             out.say(format_args!("only {left} of the update survives the rounding."));
         }
-        destination.write(&proto, &base.model, &inputs)?;
+        match pending {
+            Pending::Graph(model, proto) => destination.write(&proto, model, &inputs)?,
+            Pending::Files(staged, created) => {
+                place_all(staged)?;
+                created.keep();
+            }
+        }
         out.report(&Report::new(Some(self.output.display().to_string()), &survival))?;
         Ok(Verdict::Yes)
+    }
+
+    /// The merged model, not yet in its place.
+    fn merged<'a>(
+        &self,
+        header: &Header,
+        base: &'a Base,
+        factors: &[Factors],
+        destination: &Destination,
+    ) -> Result<(Pending<'a>, Survival), CliError> {
+        let threads = self.threads.count();
+        match &base.model {
+            Model::Onnx(model) => {
+                let Merged { proto, survival } =
+                    merge(model, &base.targets, header, factors, threads)?;
+                Ok((Pending::Graph(model, Box::new(proto)), survival))
+            }
+            Model::Safetensors(checkpoint) => {
+                let mut merge =
+                    CheckpointMerge::new(checkpoint, &base.targets, header, factors, threads)?;
+                let created = destination.open()?;
+                let staged = destination.stage(&mut merge, &base.model, checkpoint)?;
+                Ok((Pending::Files(staged, created), merge.survival()))
+            }
+        }
     }
 
     fn check_bound(&self, header: &Header, out: &Output) -> Result<(), CliError> {
@@ -101,6 +138,14 @@ impl Merge {
         let (adapter, model) = (self.adapter.clone(), self.model.clone());
         Err(CliError::OtherBase { adapter, expected, model, found })
     }
+}
+
+/// A merge of which nothing shows yet, and nothing will if it is dropped.
+enum Pending<'a> {
+    /// A graph in memory, and the one it was made from.
+    Graph(&'a OnnxModel, Box<ModelProto>),
+    /// The files of a checkpoint beside their places, and the folder if it is new.
+    Files(Staged, Created),
 }
 
 /// The line of JSON.

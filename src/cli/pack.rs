@@ -28,7 +28,7 @@ pub struct Pack {
     /// The values, and how they are used
     #[arg(value_name = "V.json")]
     values: PathBuf,
-    /// The model to bind the adapter to: an .onnx file, or a folder with model.onnx
+    /// The model to bind the adapter to: an .onnx or .safetensors file, or its folder
     #[arg(long)]
     model: Option<PathBuf>,
     /// The adapter to write
@@ -44,7 +44,7 @@ impl Pack {
         let mut recipe = Recipe::parse(&self.values, &files::read(&self.values)?)?;
         let base = self.model.as_deref().map(Base::load).transpose()?;
         let mut inputs = vec![self.values.clone()];
-        inputs.extend(base.iter().flat_map(|base| base.model.files()));
+        inputs.extend(base.iter().flat_map(|base| base.model.container().files()));
         files::check_output(&self.output, &inputs)?;
 
         self.tell_rounding(&recipe, out);

@@ -10,9 +10,9 @@ use super::{
 };
 use crate::{
     format::Adapter,
-    model::OnnxModel,
+    model::Model,
     projection::{Factors, ProjectionError, factors_digest},
-    surgery::{Mismatch, verify_merged},
+    surgery::{Mismatch, verify_model},
 };
 use serde::Serialize;
 use std::{
@@ -47,7 +47,7 @@ pub struct Verify {
     /// The adapter
     #[arg(value_name = "A.tla")]
     adapter: PathBuf,
-    /// The model it was made for: an .onnx file, or a folder with model.onnx
+    /// The model it was made for: an .onnx or .safetensors file, or its folder
     #[arg(long, value_name = "MODEL")]
     base: Option<PathBuf>,
     /// A model that should be the base with the adapter merged in
@@ -198,10 +198,10 @@ impl Verify {
             return Ok(());
         }
         let Some(path) = &self.merged else { return Ok(()) };
-        let merged = OnnxModel::load(path)?;
+        let merged = Model::load(path)?;
         let (header, threads) = (adapter.header(), self.threads.count());
         let mismatches =
-            verify_merged(&base.model, &base.targets, header, factors, &merged, threads)?;
+            verify_model(&base.model, &base.targets, header, factors, &merged, threads)?;
         match mismatches.is_empty() {
             true => report.yes("merged", "base and adapter, bit for bit".into()),
             false => report.no("merged", differences(&mismatches)),

@@ -1,7 +1,7 @@
 //! The base digest: which weights an adapter belongs to. Defined in spec/projection.md,
 //! section "Base digest".
 
-use super::{ModelError, OnnxModel, Target, Targets};
+use super::{Container, ModelError, Target, Targets};
 use crate::format::{ModuleId, RoleSet};
 use ndarray::ArrayView2;
 use rayon::prelude::*;
@@ -25,7 +25,7 @@ pub fn module_digest(weight: ArrayView2<f32>) -> [u8; 32] {
 ///
 /// Refuses a model in which any of them cannot be read. Modules are hashed in parallel and
 /// joined in order, so the number of threads does not show.
-pub fn base_digest(model: &OnnxModel, targets: &Targets) -> Result<[u8; 32], ModelError> {
+pub fn base_digest(model: &dyn Container, targets: &Targets) -> Result<[u8; 32], ModelError> {
     let complete = covered(targets)?;
     let records =
         complete.par_iter().map(|target| record(model, target)).collect::<Result<Vec<_>, _>>()?;
@@ -43,7 +43,7 @@ fn covered(targets: &Targets) -> Result<Vec<&Target>, ModelError> {
         .collect()
 }
 
-fn record(model: &OnnxModel, target: &Target) -> Result<[u8; 43], ModelError> {
+fn record(model: &dyn Container, target: &Target) -> Result<[u8; 43], ModelError> {
     let Target { module, rows, cols, .. } = *target;
     let size = |n| u32::try_from(n).map_err(|_| ModelError::MatrixTooLarge { module, rows, cols });
     let mut record = [0; 43];
@@ -51,6 +51,6 @@ fn record(model: &OnnxModel, target: &Target) -> Result<[u8; 43], ModelError> {
     record[2] = module.role.code();
     record[3..7].copy_from_slice(&size(rows)?.to_le_bytes());
     record[7..11].copy_from_slice(&size(cols)?.to_le_bytes());
-    record[11..].copy_from_slice(&module_digest(model.weight(target)?.view()));
+    record[11..].copy_from_slice(&model.module_digest(target)?);
     Ok(record)
 }

@@ -30,6 +30,15 @@ impl ElementType {
         }
     }
 
+    /// Bytes of one value, of the types whose values are read.
+    pub fn size(self) -> Option<u64> {
+        match self {
+            Self::F32 => Some(4),
+            Self::F16 | Self::Bf16 => Some(2),
+            Self::Other(_) => None,
+        }
+    }
+
     /// The ONNX name in lower case: "float", "float16", "int4", … or "type 99".
     pub fn name(self) -> String {
         let number = match self {

@@ -1,5 +1,6 @@
 //! Everything a model file can be refused for.
 
+use super::CheckpointError;
 use crate::format::ModuleId;
 use std::{io, path::PathBuf};
 
@@ -17,22 +18,33 @@ pub enum ModelError {
         /// What the system said.
         source: io::Error,
     },
+    /// A safetensors checkpoint cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A checkpoint where a graph is needed.
+    #[error(
+        "{path} is a safetensors checkpoint, which holds weights and no graph to run. Export the model in fp32 with optimum-onnx and give that; an adapter made for the one fits the other if their base digests agree"
+    )]
+    NoGraph {
+        /// The checkpoint.
+        path: PathBuf,
+    },
     /// Nothing at this path.
-    #[error("{path} does not exist. Give an .onnx file, or a folder that holds model.onnx")]
+    #[error("{path} does not exist. Give the file of a model, or its folder")]
     Missing {
         /// The path as given.
         path: PathBuf,
     },
     /// A folder without the one file that is looked for.
     #[error(
-        "the folder {path} holds no model.onnx. Give the .onnx file itself, or export the model first"
+        "the folder {path} holds no model.onnx, nor a checkpoint as model.safetensors. Give the file itself, or export the model first"
     )]
     NoModelInFolder {
         /// The folder.
         path: PathBuf,
     },
     /// Neither a file nor a folder.
-    #[error("{path} is not a regular file. Give an .onnx file, or a folder that holds model.onnx")]
+    #[error("{path} is not a regular file. Give the file of a model, or its folder")]
     NotAFile {
         /// The path as given.
         path: PathBuf,
@@ -207,7 +219,7 @@ pub enum ModelError {
     },
     /// The base digest covers all seven linear roles of every layer.
     #[error(
-        "{module} cannot be read, so the model has no base digest. `tla inspect` says why it was skipped; export the model in fp32 with all layers"
+        "{module} cannot be read, so the model has no base digest. `tla inspect` says why it was skipped; use an fp32 export or a float checkpoint with all layers"
     )]
     NoDigest {
         /// The first module that is missing.

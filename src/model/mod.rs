@@ -1,9 +1,11 @@
 //! Containers of exported models, and what in them can be adapted.
 //!
-//! [`OnnxModel::load`] reads and checks a file, [`find_targets`] says which matrix is which
-//! module, [`OnnxModel::weight`] gives a module's canonical weight, [`base_digest`] names the
-//! weights an adapter belongs to, and [`write_model`] puts a changed model beside its place.
+//! [`Model::load`] reads and checks an ONNX file or a safetensors checkpoint. As a [`Container`]
+//! either says which matrix is which module and gives a module's canonical weight.
+//! [`base_digest`] names the weights an adapter belongs to, and [`write_model`] puts a changed
+//! ONNX model beside its place.
 
+mod container;
 mod digest;
 mod dtypes;
 mod error;
@@ -12,14 +14,17 @@ mod linear;
 pub mod node;
 mod onnx;
 pub mod proto;
+mod safetensors;
 mod summary;
 mod targets;
 mod write;
 
+pub use container::{Container, Kind, Model};
 pub use digest::{base_digest, module_digest};
 pub use dtypes::{ElementType, check_tensor, f32_tensor, shape_of};
 pub use error::ModelError;
 pub use onnx::OnnxModel;
+pub use safetensors::{Checkpoint, CheckpointError, Shard, Tensor, TensorReader};
 pub use summary::{Summary, TargetLine, summarize};
-pub use targets::{Skipped, Target, Targets, find_targets};
+pub use targets::{NodeSite, Skipped, Target, Targets, find_targets};
 pub use write::write_model;

@@ -1,7 +1,7 @@
 //! An ONNX file in memory, checked.
 
 use super::{
-    ModelError, Target,
+    Checkpoint, ModelError, Target,
     dtypes::{self, ElementType},
     external,
     proto::{GraphProto, ModelProto, TensorProto},
@@ -174,6 +174,7 @@ fn find_file(path: &Path) -> Result<PathBuf, ModelError> {
     let meta = kind(path)?.ok_or_else(|| ModelError::Missing { path: path.into() })?;
     if !meta.is_dir() {
         return match meta.is_file() {
+            true if Checkpoint::is_named(path) => Err(ModelError::NoGraph { path: path.into() }),
             true => Ok(path.into()),
             false => Err(ModelError::NotAFile { path: path.into() }),
         };
@@ -182,7 +183,10 @@ fn find_file(path: &Path) -> Result<PathBuf, ModelError> {
     match kind(&file)? {
         Some(meta) if meta.is_file() => Ok(file),
         Some(_) => Err(ModelError::NotAFile { path: file }),
-        None => Err(ModelError::NoModelInFolder { path: path.into() }),
+        None => Err(match Checkpoint::in_folder(path) {
+            Some(path) => ModelError::NoGraph { path },
+            None => ModelError::NoModelInFolder { path: path.into() },
+        }),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What `inspect` tells about a model.
 
-use super::{ModelError, OnnxModel, Skipped, Target, Targets, base_digest};
+use super::{Container, Kind, ModelError, Skipped, Target, Targets, base_digest};
 use serde::Serialize;
 
 /// One adaptable module, as `inspect` lists it.
@@ -16,9 +16,9 @@ pub struct TargetLine {
     pub cols: usize,
     /// Element type by its ONNX name.
     pub dtype: String,
-    /// The node.
-    pub node: String,
-    /// The initializer.
+    /// The node; null in a checkpoint, which has no graph.
+    pub node: Option<String>,
+    /// The initializer, or the tensor of a checkpoint.
     pub initializer: String,
     /// Whether something else reads the initializer too.
     pub shared: bool,
@@ -31,8 +31,8 @@ impl From<&Target> for TargetLine {
             role: target.module.role.name(),
             rows: target.rows,
             cols: target.cols,
-            dtype: target.dtype.clone(),
-            node: target.node.clone(),
+            dtype: target.dtype.name(),
+            node: target.node.as_ref().map(|node| node.name.clone()),
             initializer: target.initializer.clone(),
             shared: target.shared,
         }
@@ -46,10 +46,8 @@ pub struct Summary {
     pub base_digest: Option<[u8; 32]>,
     /// Number of layers.
     pub layers: usize,
-    /// Highest version of the default operator set; 0 if it is not imported.
-    pub opset: i64,
-    /// Who wrote the file, as it says itself.
-    pub producer: String,
+    /// The format, and what the model says of itself.
+    pub kind: Kind,
     /// Bytes of the weights that can be adapted.
     pub adaptable_bytes: u64,
     /// The modules that can be adapted, sorted.
@@ -59,20 +57,19 @@ pub struct Summary {
 }
 
 /// Summarises a model. An incomplete one has no digest; any other failure is an error.
-pub fn summarize(model: &OnnxModel, targets: &Targets) -> Result<Summary, ModelError> {
+pub fn summarize(model: &dyn Container, targets: &Targets) -> Result<Summary, ModelError> {
     let base_digest = match base_digest(model, targets) {
         Ok(digest) => Some(digest),
         Err(ModelError::NoDigest { .. }) => None,
         Err(other) => return Err(other),
     };
-    let standard = model.proto.opset_import.iter().filter(|o| matches!(o.domain(), "" | "ai.onnx"));
-    let producer = [model.proto.producer_name(), model.proto.producer_version()].join(" ");
-    let bytes = |t: &Target| (t.rows as u64).saturating_mul(t.cols as u64).saturating_mul(4);
+    let bytes = |t: &Target| {
+        (t.rows as u64).saturating_mul(t.cols as u64).saturating_mul(t.dtype.size().unwrap_or(0))
+    };
     Ok(Summary {
         base_digest,
         layers: targets.layers,
-        opset: standard.map(|o| o.version()).max().unwrap_or(0),
-        producer: producer.trim().into(),
+        kind: model.kind(),
         adaptable_bytes: targets.targets.iter().map(bytes).sum(),
         targets: targets.targets.iter().map(TargetLine::from).collect(),
         skipped: targets.skipped.clone(),

@@ -9,7 +9,8 @@ use super::{
 use crate::format::{ModuleId, RoleSet};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-/// One module that can be adapted: a `MatMul` node and the initializer that is its weight.
+/// One module that can be adapted: a stored matrix and, in a graph, the `MatMul` node it is the
+/// weight of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Layer and role.
@@ -18,27 +19,34 @@ pub struct Target {
     pub rows: usize,
     /// Input size: columns of the canonical weight.
     pub cols: usize,
-    /// Element type of the initializer, by its ONNX name in lower case.
-    pub dtype: String,
-    /// Name of the `MatMul` node.
-    pub node: String,
-    /// Name of the initializer.
+    /// Element type of the initializer.
+    pub dtype: ElementType,
+    /// Name of the initializer, or of the tensor in a checkpoint.
     pub initializer: String,
-    /// Place of the node in the graph's list.
-    pub node_index: usize,
-    /// Which input of the node leads to the initializer.
-    pub weight_slot: usize,
     /// Whether the initializer holds `[in, out]`, the transpose of the canonical weight.
     pub stored_transposed: bool,
     /// Whether anything but this node reads the initializer. A writer must then give the node
     /// its own copy.
     pub shared: bool,
+    /// The node; `None` in a checkpoint, which has no graph.
+    pub node: Option<NodeSite>,
+}
+
+/// The `MatMul` node of a module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSite {
+    /// Its name.
+    pub name: String,
+    /// Its place in the graph's list.
+    pub index: usize,
+    /// Which of its inputs leads to the weight.
+    pub weight_slot: usize,
 }
 
 /// A matrix that is not adapted, or a layer without one, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
-    /// Node name, or `layers.<N>` for a layer with missing modules.
+    /// Name of the node or tensor, or `layers.<N>` for a layer with missing modules.
     pub name: String,
     /// One sentence.
     pub reason: String,
@@ -49,9 +57,9 @@ pub struct Skipped {
 pub struct Targets {
     /// The modules that can be adapted, sorted by module.
     pub targets: Vec<Target>,
-    /// What was left out: nodes in graph order, then incomplete layers.
+    /// What was left out: nodes in graph order or tensors by name, then incomplete layers.
     pub skipped: Vec<Skipped>,
-    /// One more than the highest layer any attention or MLP node names.
+    /// One more than the highest layer any attention or MLP block names.
     pub layers: usize,
 }
 
@@ -116,7 +124,8 @@ fn display_name(node: &NodeProto, index: usize) -> String {
     }
 }
 
-fn incomplete_layers(layers: usize, found: &BTreeMap<ModuleId, Target>) -> Vec<Skipped> {
+/// The layers that lack a module.
+pub(crate) fn incomplete_layers(layers: usize, found: &BTreeMap<ModuleId, Target>) -> Vec<Skipped> {
     let lacks = |layer: u16| {
         let missing = RoleSet::LINEAR.iter();
         let missing = missing.filter(|&role| !found.contains_key(&ModuleId { layer, role }));
@@ -269,13 +278,11 @@ impl<'a> Reader<'a> {
             module,
             rows,
             cols,
-            dtype: element.name(),
-            node: node.name().into(),
+            dtype: element,
             initializer: tensor.name().into(),
-            node_index,
-            weight_slot,
             stored_transposed,
             shared: !alone,
+            node: Some(NodeSite { name: node.name().into(), index: node_index, weight_slot }),
         })
     }
 

@@ -2,6 +2,7 @@
 
 use super::PatchError;
 use crate::{format::ModuleId, model::ModelError, projection::ProjectionError};
+use std::{io, path::PathBuf};
 
 /// Why an operation on a whole model was refused. The model is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +47,7 @@ pub enum SurgeryError {
         /// Input size of the weight.
         inp: usize,
     },
-    /// A sum beyond the largest f32, or NaN.
+    /// A sum beyond the largest number of the container's type, or NaN.
     #[error(
         "the merged weight of {module} is {value} at row {row}, column {col}. \
          Use a smaller scale, or check the base for NaN and infinities"
@@ -71,6 +72,14 @@ pub enum SurgeryError {
         module: ModuleId,
         /// The model's IR version.
         version: i64,
+    },
+    /// The operating system refused.
+    #[error("cannot write {path}: {source}. Check that there is room and that it may be used")]
+    Write {
+        /// The file that was to be made.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
     /// Threads could not be started.
     #[error("no {threads} threads could be started: {reason}. Ask for fewer")]

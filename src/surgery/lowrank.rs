@@ -9,7 +9,7 @@ use super::{Edit, Patch};
 use crate::{
     format::ModuleId,
     model::{
-        Target,
+        NodeSite, Target,
         node::{Attribute, Dim, node, tensor_f32, tensor_i64, tensor_value, with_attribute},
         proto::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType},
     },
@@ -68,7 +68,10 @@ pub fn lowrank_patch(
     rank: usize,
 ) -> Result<Patch, GraftError> {
     let mut patch = Patch::default();
-    let Some(first) = paths.iter().map(|p| p.target.node_index).min() else { return Ok(patch) };
+    let sites = paths.iter().map(|p| Ok(site(p.target)?.index));
+    let Some(first) = sites.collect::<Result<Vec<_>, _>>()?.into_iter().min() else {
+        return Ok(patch);
+    };
     let r = rank as i64;
     let dims = [
         Dim::Fixed(paths.len() as i64),
@@ -83,6 +86,11 @@ pub fn lowrank_patch(
         path.extend(graph, &mut patch, rank)?;
     }
     Ok(patch)
+}
+
+/// The node of a target in the graph it was found in.
+fn site(target: &Target) -> Result<&NodeSite, GraftError> {
+    target.node.as_ref().ok_or(GraftError::NotTheGraph { module: target.module })
 }
 
 /// One slice of the input for each module.
@@ -106,9 +114,10 @@ impl LowRank<'_> {
     fn extend(&self, graph: &GraphProto, patch: &mut Patch, rank: usize) -> Result<(), GraftError> {
         let target = self.target;
         let module = target.module;
-        let product = graph.node.get(target.node_index);
+        let site = site(target)?;
+        let product = graph.node.get(site.index);
         let ends = product
-            .and_then(|n| Some((n.input.get(1 - target.weight_slot.min(1))?, n.output.first()?)));
+            .and_then(|n| Some((n.input.get(1 - site.weight_slot.min(1))?, n.output.first()?)));
         let (input, output) = ends.ok_or(GraftError::NotTheGraph { module })?;
         let name = |part: &str| format!("tla/{module}/{part}");
         let right = tensor(module, &name("right"), self.right.view(), [target.cols, rank])?;
@@ -117,7 +126,7 @@ impl LowRank<'_> {
         patch.edits.push(Edit::AddInitializer(left));
         let base = name("base");
         patch.edits.push(Edit::RenameOutput {
-            node_index: target.node_index,
+            node_index: site.index,
             slot: 0,
             from: output.clone(),
             to: base.clone(),
@@ -126,7 +135,7 @@ impl LowRank<'_> {
         let mixed = name("mixed");
         let update = name("update");
         patch.edits.push(Edit::InsertAfter {
-            node_index: target.node_index,
+            node_index: site.index,
             nodes: vec![
                 node("MatMul", &narrow, &[input, &name("right")], &[&narrow]),
                 node("MatMul", &mixed, &[&narrow, &mixing_of(module)], &[&mixed]),

@@ -36,10 +36,7 @@ pub fn merge(
     threads: usize,
 ) -> Result<Merged, SurgeryError> {
     let pairs = pair(targets, header, factors)?;
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .map_err(|e| SurgeryError::Threads { threads, reason: e.to_string() })?;
+    let pool = pool(threads)?;
     let mut patch = Patch::default();
     let mut survival = Survival::default();
     for (target, factors) in pairs {
@@ -53,8 +50,13 @@ pub fn merge(
     Ok(Merged { proto, survival })
 }
 
+pub(super) fn pool(threads: usize) -> Result<rayon::ThreadPool, SurgeryError> {
+    let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    built.map_err(|e| SurgeryError::Threads { threads, reason: e.to_string() })
+}
+
 /// The selected modules in order, each with its target and its factors.
-fn pair<'a>(
+pub(super) fn pair<'a>(
     targets: &'a Targets,
     header: &Header,
     factors: &'a [Factors],
@@ -77,6 +79,16 @@ fn pair<'a>(
     Ok(pairs)
 }
 
+/// Refuses factors that do not make an update of the target's shape.
+pub(super) fn check_shape(target: &Target, factors: &Factors) -> Result<(), SurgeryError> {
+    let (rows, cols) = (factors.l.nrows(), factors.v.nrows());
+    if (rows, cols) == (target.rows, target.cols) && factors.l.ncols() == factors.v.ncols() {
+        return Ok(());
+    }
+    let (module, out, inp) = (target.module, target.rows, target.cols);
+    Err(SurgeryError::FactorShape { module, rows, cols, out, inp })
+}
+
 /// W' canonical, [out, in], and what is left of ΔW. One row of ΔW per thread is in memory.
 fn merged_weight(
     model: &OnnxModel,
@@ -84,12 +96,8 @@ fn merged_weight(
     factors: &Factors,
     scale: f32,
 ) -> Result<(Array2<f32>, ModuleSurvival), SurgeryError> {
-    let module = target.module;
-    let (rows, cols) = (factors.l.nrows(), factors.v.nrows());
-    if (rows, cols) != (target.rows, target.cols) || factors.l.ncols() != factors.v.ncols() {
-        let (out, inp) = (target.rows, target.cols);
-        return Err(SurgeryError::FactorShape { module, rows, cols, out, inp });
-    }
+    let (module, cols) = (target.module, target.cols);
+    check_shape(target, factors)?;
     let mut weight = model.weight(target)?;
     let mut views: Vec<_> = weight.rows_mut().into_iter().enumerate().collect();
     let products = views
@@ -152,12 +160,13 @@ fn placed(
     }
     let graph = model.graph();
     let own = free_name(graph, &format!("{name}.{}", target.module));
-    let node = graph.node.get(target.node_index);
-    let from = node.and_then(|n| n.input.get(target.weight_slot)).cloned().unwrap_or_default();
+    let site = target.node.as_ref().ok_or(ModelError::NoInitializer { name: name.clone() })?;
+    let (node_index, slot) = (site.index, site.weight_slot);
+    let node = graph.node.get(node_index);
+    let from = node.and_then(|n| n.input.get(slot)).cloned().unwrap_or_default();
     // The copy is read directly, whatever Identity or Transpose led to the original, so it has
     // the layout of MatMul's right operand.
     let tensor = f32_tensor(&own, &[target.cols, target.rows], bytes(weight, true));
-    let (node_index, slot) = (target.node_index, target.weight_slot);
     Ok(vec![Edit::AddInitializer(tensor), Edit::RewireInput { node_index, slot, from, to: own }])
 }
 

@@ -2,24 +2,33 @@
 //!
 //! [`Patch`] edits a graph or leaves it untouched. [`merge`] writes an adapter into the
 //! weights and says how much of it survived the rounding; [`verify_merged`] proves that a
-//! model is exactly a base and an adapter.
+//! model is exactly a base and an adapter. [`CheckpointMerge`] and [`verify_checkpoint`] do the
+//! same for safetensors, file by file and piece by piece, whatever the size of the model.
 
 mod error;
 mod lasttoken;
 mod lowrank;
 mod merge;
+mod merge_checkpoint;
 mod patch;
 mod patch_check;
 mod patch_error;
+mod rebuild;
+mod rounding;
 mod survival;
 mod verify;
+mod verify_checkpoint;
 
 pub use error::SurgeryError;
 pub use lasttoken::last_token_patch;
 pub use lowrank::{GraftError, LowRank, MIXING, lowrank_patch, mixing_of};
 pub use merge::{Merged, merge};
+pub use merge_checkpoint::CheckpointMerge;
 pub use patch::{Edit, Patch};
 pub use patch_check::free_name;
 pub use patch_error::PatchError;
+pub use rebuild::rebuild_from;
+pub use rounding::{to_bf16, to_f16};
 pub use survival::{ModuleSurvival, Survival};
-pub use verify::{Mismatch, verify_merged};
+pub use verify::{Mismatch, verify_merged, verify_model};
+pub use verify_checkpoint::verify_checkpoint;

@@ -1,10 +1,10 @@
 //! Whether a model is exactly a base with an adapter merged into it.
 
-use super::{SurgeryError, merge};
+use super::{SurgeryError, merge, verify_checkpoint};
 use crate::{
     format::Header,
     model::{
-        ElementType, OnnxModel, Targets,
+        ElementType, Model, OnnxModel, Targets,
         proto::{GraphProto, ModelProto, TensorProto},
     },
     projection::Factors,
@@ -15,12 +15,37 @@ use std::collections::BTreeMap;
 /// One thing in which a model differs from what it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// `initializer "…"`, `node 7 "…"`, `inputs`, `outputs`, `opset`, …
+    /// `initializer "…"`, `node 7 "…"`, `inputs`, `opset`, …, or `tensor "…"` of a checkpoint.
     pub what: String,
     /// How it differs: the first difference, in words.
     pub detail: String,
     /// How many values or entries differ.
     pub count: usize,
+}
+
+/// Whether `merged` is exactly `base` with the adapter merged in, which keeps the container:
+/// [`verify_merged`] or [`verify_checkpoint`], whichever it is.
+pub fn verify_model(
+    base: &Model,
+    targets: &Targets,
+    header: &Header,
+    factors: &[Factors],
+    merged: &Model,
+    threads: usize,
+) -> Result<Vec<Mismatch>, SurgeryError> {
+    match (base, merged) {
+        (Model::Onnx(base), Model::Onnx(merged)) => {
+            verify_merged(base, targets, header, factors, merged, threads)
+        }
+        (Model::Safetensors(base), Model::Safetensors(merged)) => {
+            verify_checkpoint(base, targets, header, factors, merged, threads)
+        }
+        (Model::Onnx(_), Model::Safetensors(_)) | (Model::Safetensors(_), Model::Onnx(_)) => {
+            let [expected, found] = [base, merged].map(|m| m.container().kind().name());
+            let detail = format!("is {found} where {expected} is expected, as in the base");
+            Ok(vec![Mismatch { what: "container".into(), detail, count: 1 }])
+        }
+    }
 }
 
 /// Merges the adapter into the base again and compares the result with `merged`, bit for bit:
