@@ -248,6 +248,45 @@ fn a_link_out_of_the_folder_is_refused_and_one_inside_is_followed() {
 }
 
 #[test]
+fn external_data_of_a_constant_are_refused_wherever_it_hides() {
+    let outside = || TensorProto {
+        name: Some("hidden".into()),
+        data_location: Some(tensor_proto::DataLocation::External as i32),
+        ..f32_tensor("hidden", &[1], vec![0; 4].into())
+    };
+    let constant = |t: TensorProto| AttributeProto {
+        name: Some("value".into()),
+        t: Some(t),
+        ..AttributeProto::default()
+    };
+    let inside = |attribute| NodeProto {
+        op_type: Some("Constant".into()),
+        attribute: vec![attribute],
+        ..NodeProto::default()
+    };
+    let body = || GraphProto {
+        node: vec![inside(constant(outside()))],
+        initializer: vec![f32_tensor("near", &[1], vec![0; 4].into())],
+        ..GraphProto::default()
+    };
+    let branch = AttributeProto { g: Some(body()), ..AttributeProto::default() };
+    let places = [inside(constant(outside())), inside(branch)];
+    for node in places {
+        assert_refused!(load_changed(|graph| graph.node.push(node)), ExternalConstant);
+    }
+    let mut proto = tiny();
+    proto.functions.push(FunctionProto { node: body().node, ..FunctionProto::default() });
+    assert_refused!(load(&proto.encode_to_vec()), ExternalConstant);
+}
+
+#[test]
+fn fields_that_would_be_lost_are_refused() {
+    // Field 5000 of the model, length-delimited: "hello".
+    let bytes = [&BYTES[..], b"\xc2\xb8\x02\x05hello"].concat();
+    assert_refused!(load(&bytes), UnknownFields);
+}
+
+#[test]
 fn external_data_that_are_not_there_are_refused() {
     let model = External::new();
     let with = |offset, length| [GOOD[0], ("offset", offset), ("length", length)];

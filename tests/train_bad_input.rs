@@ -133,7 +133,7 @@ fn eval_refuses_an_adapter_for_another_base_and_a_broken_one() {
 #[test]
 fn an_output_never_replaces_an_input_and_needs_a_folder() {
     let place = place();
-    for input in ["data.jsonl", "model/model.onnx"] {
+    for input in ["data.jsonl", "model/model.onnx", "model/tokenizer.json", "model/config.json"] {
         let args = format!("train --model model --data data.jsonl --out {input}");
         place.refused(&args, &["is an input of this command"]);
         let args = format!("eval --model model --data data.jsonl --answers {input}");

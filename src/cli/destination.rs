@@ -14,20 +14,6 @@ use std::{
 };
 use tempfile::NamedTempFile;
 
-/// What a program needs beside the model to answer with it.
-const SIDE_FILES: [&str; 10] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "config.json",
-    "generation_config.json",
-];
-
 /// A place for a merged model.
 pub struct Destination {
     /// The file; in a folder, `model` with the ending of the format. In a folder, an index
@@ -90,7 +76,7 @@ impl Destination {
             refuse_other_models(folder, &places)?;
         }
         places.iter().try_for_each(check)?;
-        SIDE_FILES.iter().try_for_each(|name| files::check_output(&folder.join(name), &[]))
+        files::SIDE_FILES.iter().try_for_each(|name| files::check_output(&folder.join(name), &[]))
     }
 
     /// The folder as a place to write in; made if it is not there.
@@ -147,7 +133,7 @@ impl Destination {
             return Ok(Staged::new());
         };
         let mut staged = Staged::new();
-        for name in SIDE_FILES {
+        for name in files::SIDE_FILES {
             let (source, place) = (from.join(name), to.join(name));
             if !source.is_file() {
                 continue;

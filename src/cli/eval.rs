@@ -81,7 +81,8 @@ impl Eval {
         let model = OnnxModel::load(&self.model)?;
         let mut problems = read_problems(&self.data)?;
         problems.truncate(self.limit.unwrap_or(usize::MAX));
-        let mut inputs = vec![model.path.clone(), self.data.clone()];
+        let mut inputs = files::of_model(model.files(), model.folder());
+        inputs.push(self.data.clone());
         inputs.extend(self.adapter.clone());
         if let Some(path) = &self.answers {
             files::check_output(path, &inputs)?;

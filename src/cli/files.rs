@@ -11,6 +11,22 @@ use thiserror::Error;
 /// The most bytes an adapter or an input of `pack` may have. The largest adapter has 16 MiB.
 pub const LIMIT: u64 = 64 << 20;
 
+/// What a program needs beside the model to answer with it.
+pub const SIDE_FILES: [&str; 12] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "genai_config.json",
+];
+
 /// Why a file could not be read or written.
 #[derive(Debug, Error)]
 pub enum FileError {
@@ -133,6 +149,12 @@ pub fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
         true => Err(FileError::TooLarge { path: path.into(), limit }),
         false => Ok(bytes),
     }
+}
+
+/// The files of a model and those beside it that are read with it.
+pub fn of_model(files: Vec<PathBuf>, folder: &Path) -> Vec<PathBuf> {
+    let beside = SIDE_FILES.iter().map(|name| folder.join(name)).filter(|path| path.exists());
+    files.into_iter().chain(beside).collect()
 }
 
 /// Refuses an output that is an input, is protected, is no file, or has no folder to lie in.

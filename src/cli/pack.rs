@@ -44,7 +44,10 @@ impl Pack {
         let mut recipe = Recipe::parse(&self.values, &files::read(&self.values)?)?;
         let base = self.model.as_deref().map(Base::load).transpose()?;
         let mut inputs = vec![self.values.clone()];
-        inputs.extend(base.iter().flat_map(|base| base.model.container().files()));
+        inputs.extend(base.iter().flat_map(|base| {
+            let container = base.model.container();
+            files::of_model(container.files(), container.folder())
+        }));
         files::check_output(&self.output, &inputs)?;
 
         self.tell_rounding(&recipe, out);

@@ -64,7 +64,9 @@ impl Train {
         let model = OnnxModel::load(&self.model)?;
         let targets = find_targets(&model)?;
         let problems = read_problems(&self.data)?;
-        files::check_output(&self.out, &[model.path.clone(), self.data.clone()])?;
+        let mut inputs = files::of_model(model.files(), model.folder());
+        inputs.push(self.data.clone());
+        files::check_output(&self.out, &inputs)?;
         let folder = self.run.clone().unwrap_or_else(|| run_folder(&self.out));
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
         let taken = [absolute(&folder), absolute(&folder.join(FILE_NAME))];

@@ -80,6 +80,10 @@ impl Container for OnnxModel {
     fn weight(&self, target: &Target) -> Result<Array2<f32>, ModelError> {
         OnnxModel::weight(self, target)
     }
+
+    fn module_digest(&self, target: &Target) -> Result<[u8; 32], ModelError> {
+        self.canonical(target, module_digest)
+    }
 }
 
 /// A model of either format.

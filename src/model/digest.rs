@@ -9,16 +9,47 @@ use sha2::{Digest, Sha256};
 
 const DOMAIN: &[u8; 16] = b"tla-base-v1\0\0\0\0\0";
 
+/// Rows of a weight stored the other way round that are gathered at once: a cache line of each of
+/// its columns.
+const BAND: usize = 16;
+
+/// SHA-256 of f32 values as they come, little-endian.
+#[derive(Default)]
+pub(super) struct ValueHasher(Sha256);
+
+impl ValueHasher {
+    pub(super) fn update(&mut self, values: &[f32]) {
+        if cfg!(target_endian = "little") {
+            self.0.update(bytemuck::cast_slice::<f32, u8>(values));
+        } else {
+            values.iter().for_each(|x| self.0.update(x.to_le_bytes()));
+        }
+    }
+
+    pub(super) fn finish(self) -> [u8; 32] {
+        self.0.finalize().into()
+    }
+}
+
 /// SHA-256 of the f32 values of a canonical weight `[out, in]`, row-major, little-endian.
 pub fn module_digest(weight: ArrayView2<f32>) -> [u8; 32] {
-    let mut hasher = Sha256::new();
-    let mut row_bytes = Vec::with_capacity(weight.ncols() * 4);
-    for row in weight.rows() {
-        row_bytes.clear();
-        row.iter().for_each(|x| row_bytes.extend_from_slice(&x.to_le_bytes()));
-        hasher.update(&row_bytes);
+    let mut hasher = ValueHasher::default();
+    if let Some(values) = weight.as_slice() {
+        hasher.update(values);
+        return hasher.finish();
     }
-    hasher.finalize().into()
+    let (rows, cols) = weight.dim();
+    let mut band = vec![0f32; BAND * cols];
+    for from in (0..rows).step_by(BAND) {
+        let size = BAND.min(rows - from);
+        for (c, column) in weight.columns().into_iter().enumerate() {
+            for r in 0..size {
+                band[r * cols + c] = column[from + r];
+            }
+        }
+        hasher.update(&band[..size * cols]);
+    }
+    hasher.finish()
 }
 
 /// The digest of the seven linear roles in every layer, whatever an adapter targets.

@@ -81,6 +81,26 @@ pub enum ModelError {
         /// What the decoder said.
         source: prost::DecodeError,
     },
+    /// Fields that would be lost when the model is written.
+    #[error(
+        "{path} holds {unknown} bytes in fields that this version does not know and could not keep. \
+         Export the model with an older onnx, or use a newer tla"
+    )]
+    UnknownFields {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that were not understood.
+        unknown: u64,
+    },
+    /// External data outside the initializers of the main graph.
+    #[error(
+        "the tensor {name:?}, a constant of a node, subgraph or function, lies in another file, which \
+         is not followed. Export the model with its constants inline"
+    )]
+    ExternalConstant {
+        /// The tensor's name.
+        name: String,
+    },
     /// A protobuf message that is no model.
     #[error("{path} is not a complete ONNX model: it has no {part}. Export or download it again")]
     Incomplete {

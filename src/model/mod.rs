@@ -5,6 +5,7 @@
 //! [`base_digest`] names the weights an adapter belongs to, and [`write_model`] puts a changed
 //! ONNX model beside its place.
 
+mod constants;
 mod container;
 mod digest;
 mod dtypes;

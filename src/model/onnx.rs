@@ -1,12 +1,12 @@
 //! An ONNX file in memory, checked.
 
 use super::{
-    Checkpoint, ModelError, Target,
+    Checkpoint, ModelError, Target, constants,
     dtypes::{self, ElementType},
     external,
     proto::{GraphProto, ModelProto, TensorProto},
 };
-use ndarray::{Array2, ArrayD};
+use ndarray::{Array2, ArrayD, ArrayView2};
 use prost::{Message, bytes::Bytes};
 use std::{
     collections::{BTreeSet, HashSet},
@@ -47,9 +47,16 @@ impl OnnxModel {
         if bytes.starts_with(b"version https://git-lfs") {
             return Err(ModelError::LfsPointer { path });
         }
-        match ModelProto::decode(bytes) {
-            Ok(proto) => Self::from_proto(proto, path),
-            Err(source) => Err(ModelError::NotOnnx { path, source }),
+        let length = bytes.len();
+        let proto = match ModelProto::decode(bytes) {
+            Ok(proto) => proto,
+            Err(source) => return Err(ModelError::NotOnnx { path, source }),
+        };
+        let unknown = length.abs_diff(proto.encoded_len()) as u64;
+        let model = Self::from_proto(proto, path)?;
+        match unknown {
+            0 => Ok(model),
+            unknown => Err(ModelError::UnknownFields { path: model.path, unknown }),
         }
     }
 
@@ -67,6 +74,9 @@ impl OnnxModel {
         }
         let model = Self { proto, path };
         check_names(model.graph())?;
+        if let Some(tensor) = constants::of(&model.proto).find(|t| external::is_external(t)) {
+            return Err(ModelError::ExternalConstant { name: tensor.name().into() });
+        }
         for tensor in &model.graph().initializer {
             match external::is_external(tensor) {
                 true => drop(external::locate(model.folder(), tensor)?),
@@ -128,6 +138,15 @@ impl OnnxModel {
 
     /// The canonical weight of a module: `[out, in]`, row-major.
     pub fn weight(&self, target: &Target) -> Result<Array2<f32>, ModelError> {
+        self.canonical(target, |weight| weight.as_standard_layout().into_owned())
+    }
+
+    /// What `work` makes of the canonical weight of a module, `[out, in]` in any order of memory.
+    pub(super) fn canonical<T>(
+        &self,
+        target: &Target,
+        work: impl FnOnce(ArrayView2<f32>) -> T,
+    ) -> Result<T, ModelError> {
         let tensor = self
             .initializer(&target.initializer)
             .ok_or_else(|| ModelError::NoInitializer { name: target.initializer.clone() })?;
@@ -135,12 +154,9 @@ impl OnnxModel {
             .tensor_f32(tensor)?
             .into_dimensionality::<ndarray::Ix2>()
             .map_err(|_| bad_shape(tensor))?;
-        let weight = match target.stored_transposed {
-            true => stored.t().as_standard_layout().into_owned(),
-            false => stored,
-        };
+        let weight = if target.stored_transposed { stored.t() } else { stored.view() };
         match weight.dim() == (target.rows, target.cols) {
-            true => Ok(weight),
+            true => Ok(work(weight)),
             false => Err(bad_shape(tensor)),
         }
     }

@@ -7,9 +7,10 @@ use super::{
     names,
     reader::PIECE,
 };
-use crate::model::{Container, ElementType, Kind, ModelError, Target, Targets, dtypes};
+use crate::model::{
+    Container, ElementType, Kind, ModelError, Target, Targets, digest::ValueHasher, dtypes,
+};
 use ndarray::Array2;
-use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, Metadata},
@@ -229,14 +230,9 @@ impl Container for Checkpoint {
     }
 
     fn module_digest(&self, target: &Target) -> Result<[u8; 32], ModelError> {
-        let mut hasher = Sha256::new();
-        let mut bytes = Vec::new();
-        self.values(target, |piece| {
-            bytes.clear();
-            bytes.extend(piece.iter().flat_map(|x| x.to_le_bytes()));
-            hasher.update(&bytes);
-        })?;
-        Ok(hasher.finalize().into())
+        let mut hasher = ValueHasher::default();
+        self.values(target, |piece| hasher.update(piece))?;
+        Ok(hasher.finish())
     }
 }
 
