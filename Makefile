@@ -29,6 +29,7 @@ figures: setup build
 test: setup lint
 	cargo build --no-default-features
 	cargo test
+	$(MAKE) test-native
 
 lint:
 	cargo fmt --all --check

@@ -268,3 +268,35 @@ fn training_and_evaluation_ask_for_a_graph() {
         place.refused(&format!("train --model {model} --data data.jsonl -o out.tla"), &words);
     }
 }
+
+#[test]
+fn inspect_flags_bases_that_only_our_arithmetic_finds() {
+    let place = place();
+    let mut tensors = tensors("qwen2-tied", Dtype::F32);
+    let name = "model.layers.1.self_attn.q_proj.weight";
+    let equal = tensors.iter_mut().find(|t| t.name == name).unwrap();
+    let side = equal.shape[0];
+    assert_eq!(equal.shape, [side, side]);
+    // All singular values are 3.
+    let values: Vec<f32> =
+        (0..side * side).map(|k| if k % (side + 1) == 0 { 3.0 } else { 0.0 }).collect();
+    *equal = stored(name, Dtype::F32, &[side, side], &values);
+    write_single(&place.path("st"), &tensors);
+
+    let asked = place.run("inspect st --json").json(0);
+    assert!(asked.get("bases").is_none());
+    let report = place.run("inspect st --bases 2 --json").json(0);
+    let bases = report["bases"].as_array().unwrap();
+    assert_eq!(bases.len(), 14);
+    for line in bases {
+        let flagged = line["layer"] == 1 && line["role"] == "q";
+        assert_eq!(line["determined"], json!(!flagged), "{line}");
+        assert_eq!(line["sigma"].as_array().unwrap().len(), 2);
+        assert!(line["residual"].as_f64().unwrap() < 1e-9, "{line}");
+    }
+    let told = place.run("inspect st --bases 2").stdout;
+    assert!(told.contains("layer 1 q: singular values differ by only"), "{told}");
+    assert!(told.contains("determined by the weights in 13 of 14 modules"), "{told}");
+    place.refused("inspect st --bases 0", &["the rank is 0"]);
+    place.refused("inspect st --bases 65", &["the rank is 65"]);
+}

@@ -7,6 +7,7 @@ use super::{
     threads::Threads,
 };
 use crate::model::{Kind, Summary, TargetLine, summarize};
+use crate::projection::basis;
 use serde::Serialize;
 use std::{fmt, path::PathBuf};
 
@@ -19,6 +20,10 @@ pub struct Inspect {
     /// An .onnx file, a .safetensors file, or the folder of either: of its model.onnx,
     /// model.safetensors and model.safetensors.index.json, the first that is there
     model: PathBuf,
+    /// Compute the basis of each module at this rank too, and flag those whose singular values are
+    /// so close that another method would find other vectors
+    #[arg(long, value_name = "RANK")]
+    bases: Option<usize>,
     #[command(flatten)]
     threads: Threads,
 }
@@ -35,8 +40,27 @@ impl Inspect {
                  No adapter can be bound to it.",
             );
         }
-        out.report(&Report::from(summary))?;
+        let mut report = Report::from(summary);
+        report.bases = self.bases.map(|rank| self.bases(&base, rank)).transpose()?;
+        out.report(&report)?;
         Ok(Verdict::Yes)
+    }
+
+    fn bases(&self, base: &Base, rank: usize) -> Result<Vec<BasisLine>, CliError> {
+        let each = base.targets.targets.iter().map(|target| {
+            let weight = base.model.container().weight(target)?;
+            let found = basis(weight.view(), target.module, rank, self.threads.count())?;
+            Ok(BasisLine {
+                layer: target.module.layer,
+                role: target.module.role.name(),
+                determined: found.is_determined(),
+                gap: found.gap,
+                residual: found.residual,
+                passes: found.steps,
+                sigma: found.sigma,
+            })
+        });
+        each.collect()
     }
 }
 
@@ -61,6 +85,26 @@ struct Report {
     targets: Vec<TargetLine>,
     /// What was left out, and why.
     skipped: Vec<SkippedLine>,
+    /// How well each module's basis is determined; absent if it was not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bases: Option<Vec<BasisLine>>,
+}
+
+/// The basis of one module.
+#[derive(Serialize)]
+struct BasisLine {
+    layer: u16,
+    role: &'static str,
+    /// Singular values.
+    sigma: Vec<f64>,
+    /// Smallest difference of neighbouring ones, as a fraction of the first.
+    gap: f64,
+    /// Largest ‖WᵀWv − σ²v‖ as a fraction of σ₁².
+    residual: f64,
+    /// Passes over the weight.
+    passes: usize,
+    /// Whether another method would find the same vectors.
+    determined: bool,
 }
 
 #[derive(Serialize)]
@@ -87,6 +131,7 @@ impl From<Summary> for Report {
             adaptable_bytes: summary.adaptable_bytes,
             targets: summary.targets,
             skipped: summary.skipped.into_iter().map(line).collect(),
+            bases: None,
         }
     }
 }
@@ -125,6 +170,18 @@ impl fmt::Display for Report {
             None => {}
             Some(1) => writeln!(f, "a safetensors checkpoint in 1 file")?,
             Some(files) => writeln!(f, "a safetensors checkpoint in {files} files")?,
+        }
+        for line in self.bases.iter().flatten().filter(|line| !line.determined) {
+            let BasisLine { layer, role, gap, .. } = line;
+            writeln!(
+                f,
+                "layer {layer} {role}: singular values differ by only {gap:.1e} of the first, so \
+                 only this arithmetic finds these vectors"
+            )?;
+        }
+        if let Some(bases) = &self.bases {
+            let (determined, all) = (bases.iter().filter(|b| b.determined).count(), bases.len());
+            writeln!(f, "the basis is determined by the weights in {determined} of {all} modules")?;
         }
         writeln!(f, "base digest {}", self.base_digest.as_deref().unwrap_or("none"))
     }

@@ -97,7 +97,10 @@ impl Train {
             kl: f64::from(recipe.kl),
             survey: effort.batches as u64,
         });
-        journal.write(&start).map_err(TrainError::from)?;
+        if let Err(error) = journal.write(&start) {
+            journal.discard();
+            return Err(TrainError::from(error).into());
+        }
         let started = std::time::Instant::now();
         let mut teller = Teller::default();
         let fitted = fit(
@@ -261,7 +264,8 @@ fn placed(placement: &Placement) -> String {
         text += &format!("; they hold {:.0} % of the gradient's energy", 100.0 * share);
     }
     if let Some(captured) = placement.captured {
-        text += &format!("; the directions capture {:.1} % of theirs", 100.0 * captured);
+        text +=
+            &format!("; the directions capture {:.1} % of theirs as measured", 100.0 * captured);
     }
     if let Some(snr) = placement.snr {
         text += &format!("; signal to noise {snr:.1}");

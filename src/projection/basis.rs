@@ -12,6 +12,11 @@ use crate::format::{MAX_RANK, ModuleId};
 /// A singular value at most this fraction of the first is 0: 2⁻²⁴, the rounding of f32 weights.
 const ZERO: f64 = 1.0 / (1u64 << 24) as f64;
 
+/// Neighbouring singular values closer than this fraction of the first, 2⁻¹⁶, make a basis that only
+/// this arithmetic finds: one of rounding 2⁻²⁴, such as a decomposition in f32, may turn its vectors by
+/// 2⁻⁸ and more.
+const CLOSE: f64 = 1.0 / (1u64 << 16) as f64;
+
 /// U, Σ and V of the leading singular triplets of W [out, in], and how well they are determined.
 ///
 /// Columns are orthonormal. A rank beyond the smaller side of W adds zero columns and values.
@@ -30,6 +35,14 @@ pub struct Basis {
     pub gap: f64,
     /// Passes over W the search took.
     pub steps: usize,
+}
+
+impl Basis {
+    /// Whether another method would find these vectors too: no neighbouring singular values are
+    /// closer than 2⁻¹⁶ of the first.
+    pub fn is_determined(&self) -> bool {
+        self.gap >= CLOSE
+    }
 }
 
 /// The basis of the canonical weight `w` [out, in] of a module (`spec/projection.md`, basis).

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     format::{Header, ModuleId, RoleSet, encode_to_vec},
     policy::live::Live,
-    projection::{Geometry, factors, factors_digest, group_of, mixing},
+    projection::{Geometry, ProjectionError, factors, factors_digest, group_of, mixing},
     runtime::SessionOptions,
 };
 
@@ -79,7 +79,12 @@ pub fn fit(
         }
         false => None,
     };
-    let placed = place(&wish, &candidates, gradient.as_ref())?;
+    let threads = options.threads;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .map_err(|error| ProjectionError::Threads { threads, reason: error.to_string() })?;
+    let placed = pool.install(|| place(&wish, &candidates, gradient.as_ref()))?;
     watch(Event::Placed(&placed.record));
     journal.write(&Line::Placement(placed.record.clone()))?;
 
