@@ -29,6 +29,9 @@ fn missing_files_are_named() {
     place.refused("verify a.tla --base model --merged nothing", &["nothing does not exist"]);
     place.refused("merge model nothing.tla -o out.onnx", &["nothing.tla does not exist"]);
     place.refused("merge nothing a.tla -o out.onnx", &["nothing does not exist"]);
+    place.refused("graft model nothing.tla -o out.onnx", &["nothing.tla does not exist"]);
+    place.refused("graft nothing a.tla -o out.onnx", &["nothing does not exist"]);
+    place.refused("graft model --recipe nothing.json -o out.onnx", &["nothing.json does not"]);
 }
 
 #[test]
@@ -50,6 +53,7 @@ fn what_is_no_model_is_refused() {
         place.refused(&format!("pack v.json --model {model} -o out.tla"), &[word]);
         place.refused(&format!("verify a.tla --base {model}"), &[word]);
         place.refused(&format!("merge {model} a.tla -o out.onnx"), &[word]);
+        place.refused(&format!("graft {model} a.tla -o out.onnx"), &[word]);
     }
 }
 
@@ -126,7 +130,7 @@ fn json_that_is_wrong_says_what_is_wrong() {
     for (json, word) in [
         ("", "EOF"),
         ("{\"v\": [1, 2", "EOF"),
-        ("[1, 2]", "bad.json cannot be packed"),
+        ("[1, 2]", "bad.json cannot be used"),
         ("{}", "has no key \"v\""),
         ("{\"v\": 3}", "a list of finite numbers"),
         ("{\"v\": [1]}", "v has 1 numbers, and groups × width is 1 × 13"),

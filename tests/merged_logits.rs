@@ -2,13 +2,10 @@
 //! logits of the live adapter.
 #![cfg(feature = "train")]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+mod logits;
 
-use serde_json::json;
+use logits::{ROWS, Tokens, apart, root};
+use std::path::Path;
 use tla::{
     format::{Header, RoleSet, Scalar, Split, Tying, round_to_scalar},
     model::{OnnxModel, Targets, find_targets, write_model},
@@ -19,57 +16,7 @@ use tla::{
     train::student::{freeze, graft},
 };
 
-const ROWS: usize = 3;
-const LENGTH: usize = 24;
 const TOLERANCE: f32 = 1e-4;
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The project's own Python, which has the onnxruntime that users deploy on.
-fn python() -> PathBuf {
-    let found = [".venv/bin/python", ".venv/Scripts/python.exe"].map(|p| root().join(p));
-    let python = found.into_iter().find(|p| p.exists());
-    python.expect("this test needs the project's .venv with onnxruntime: run `make setup`")
-}
-
-/// Tokens of three texts, the last two padded on the right.
-struct Tokens {
-    ids: Vec<i64>,
-    mask: Vec<i64>,
-    positions: Vec<i64>,
-}
-
-impl Tokens {
-    fn new(vocabulary: usize) -> Self {
-        let own = |row: usize| LENGTH - 5 * row;
-        let cells = || (0..ROWS * LENGTH).map(|at| (at / LENGTH, at % LENGTH));
-        Self {
-            ids: (0..ROWS * LENGTH).map(|at| (at * 7919 % vocabulary) as i64).collect(),
-            mask: cells().map(|(row, k)| i64::from(k < own(row))).collect(),
-            positions: cells().map(|(row, k)| k.min(own(row) - 1) as i64).collect(),
-        }
-    }
-
-    /// In plain onnxruntime.
-    fn logits(&self, model: &Path) -> Vec<f32> {
-        let folder = tempfile::tempdir().unwrap();
-        let (tokens, out) = (folder.path().join("tokens.json"), folder.path().join("logits"));
-        let table = |values: &[i64]| values.chunks(LENGTH).map(<[_]>::to_vec).collect::<Vec<_>>();
-        let given = json!({
-            "ids": table(&self.ids), "mask": table(&self.mask), "positions": table(&self.positions)
-        });
-        fs::write(&tokens, given.to_string()).unwrap();
-        let script = root().join("tests/python/logits.py");
-        let run = Command::new(python()).arg(script).arg(model).arg(&tokens).arg(&out).output();
-        let run = run.unwrap();
-        let said = String::from_utf8_lossy(&run.stderr);
-        assert!(run.status.success(), "{said}\nIf a package is missing, run `make setup`");
-        let bytes = fs::read(&out).unwrap();
-        bytes.chunks_exact(4).map(|b| f32::from_ne_bytes(b.try_into().unwrap())).collect()
-    }
-}
 
 /// 13 numbers of about ±0.3 over all linear modules.
 fn adapter(split: Split, tying: Tying, groups: u16) -> (Header, Vec<f32>) {
@@ -120,16 +67,6 @@ fn merged(model: &OnnxModel, targets: &Targets, header: &Header, v: &[f32], out:
     write_model(&merged.proto, out, &[&model.path]).unwrap();
 }
 
-/// The largest difference at positions that count.
-fn apart(a: &[f32], b: &[f32], mask: &[i64]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let vocabulary = a.len() / mask.len();
-    let rows = a.chunks_exact(vocabulary).zip(b.chunks_exact(vocabulary)).zip(mask);
-    let counted = rows.filter(|(_, counts)| **counts == 1);
-    let differences = counted.flat_map(|((a, b), _)| a.iter().zip(b)).map(|(a, b)| (a - b).abs());
-    differences.fold(0.0, |worst: f32, d| if d.is_nan() { f32::INFINITY } else { worst.max(d) })
-}
-
 fn agrees(fixture: &str, split: Split, tying: Tying, groups: u16) {
     let model = OnnxModel::load(&root().join("fixtures").join(fixture)).unwrap();
     let targets = find_targets(&model).unwrap();
@@ -138,8 +75,7 @@ fn agrees(fixture: &str, split: Split, tying: Tying, groups: u16) {
     let out = folder.path().join("merged.onnx");
     merged(&model, &targets, &header, &v, &out);
 
-    let graph = CausalGraph::load(&model.proto, &model.path, SessionOptions::cpu(1)).unwrap();
-    let tokens = Tokens::new(graph.interface.vocabulary.unwrap());
+    let tokens = Tokens::of(model.folder());
     let base = tokens.logits(&model.path);
     let deployed = tokens.logits(&out);
     let live = live(&model, &targets, &header, &v, &tokens);

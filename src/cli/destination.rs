@@ -1,4 +1,4 @@
-//! Where a merged model goes: a file, or a folder that can be deployed.
+//! Where a changed model goes: a file, or a folder that can be deployed.
 
 use super::{
     CliError,
@@ -14,7 +14,7 @@ use std::{
 };
 use tempfile::NamedTempFile;
 
-/// A place for a merged model.
+/// A place for a merged or grafted model.
 pub struct Destination {
     /// The file; in a folder, `model` with the ending of the format. In a folder, an index
     /// replaces it if there is one.

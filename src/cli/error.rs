@@ -62,7 +62,7 @@ pub enum CliError {
     /// An adapter that names no base, or not what it rebuilds to.
     #[error(
         "{} is unbound: it does not say which model it belongs to or what it rebuilds to. \
-         Bind it with `tla pack --model`, or merge it with --unbound if you are sure",
+         Bind it with `tla pack --model`, or give --unbound if you are sure",
         path.display()
     )]
     Unbound {

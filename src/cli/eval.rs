@@ -20,6 +20,7 @@ use crate::{
     policy::live::Live,
     projection::{Geometry, select},
     runtime::{SessionOptions, Tensor, ready},
+    surgery::{SurgeryError, refuse_grafted},
     train::{
         TrainError,
         data::{Problem, read_problems},
@@ -31,6 +32,9 @@ use crate::{
 
 /// Measure greedy accuracy, with --adapter against the base on the same problems
 #[derive(Args)]
+#[command(
+    after_help = "A grafted model answers with the values it defaults to, and takes no --adapter."
+)]
 pub struct Eval {
     /// Model folder: model.onnx with a key-value cache, tokenizer.json, chat template
     #[arg(long, value_name = "DIR")]
@@ -141,6 +145,7 @@ fn belonging(
     let adapter = Adapter::decode(&bytes)
         .map_err(|source| CliError::Adapter { path: path.into(), source })?;
     let header = *adapter.header();
+    refuse_grafted(model.graph()).map_err(SurgeryError::from)?;
     if header.is_bound() {
         let found = base_digest(model, targets)?;
         if found != header.base_digest {

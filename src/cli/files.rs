@@ -87,7 +87,7 @@ pub enum FileError {
     },
     /// An output that is neither kind of place.
     #[error(
-        "{} ends neither in .{ending} nor in a separator, and a merge keeps the format of the model. \
+        "{} ends neither in .{ending} nor in a separator, and the output has the format of the model. \
          Name a .{ending} file, or a folder",
         path.display()
     )]

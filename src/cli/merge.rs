@@ -2,13 +2,13 @@
 
 use super::{
     CliError, Output, Verdict,
+    adapter_file::AdapterFile,
     base::Base,
     destination::{Created, Destination, Staged, place_all},
-    files,
     threads::Threads,
 };
 use crate::{
-    format::{Adapter, Header},
+    format::Header,
     model::{Model, OnnxModel, proto::ModelProto},
     projection::{Factors, factors_digest},
     surgery::{CheckpointMerge, Merged, Survival, merge},
@@ -46,25 +46,18 @@ pub struct Merge {
 impl Merge {
     /// Checks, merges, writes.
     pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
-        let bytes = files::read(&self.adapter)?;
-        let adapter = Adapter::decode(&bytes)
-            .map_err(|source| CliError::Adapter { path: self.adapter.clone(), source })?;
-        let header = adapter.header();
-        self.check_bound(header, out)?;
+        let adapter = AdapterFile::read(&self.adapter)?;
+        let header = &adapter.header;
+        adapter.check_bound(self.unbound, out)?;
         let base = Base::load(&self.model)?;
         let destination = Destination::new(&self.output, &base.model)?;
         let mut inputs = base.model.container().files();
         inputs.push(self.adapter.clone());
         destination.check(&base.model, &inputs)?;
-        self.check_base(header, &base)?;
+        adapter.check_base(&base, &self.model, &self.threads)?;
 
-        let v: Vec<f32> = adapter.values().collect();
-        let factors = base.factors(header, &v, &self.threads)?;
-        let (expected, found) = (header.factors_digest, factors_digest(&factors));
-        if expected != [0; 32] && expected != found {
-            let adapter = self.adapter.clone();
-            return Err(CliError::OtherFactors { adapter, expected, found });
-        }
+        let factors = base.factors(header, &adapter.v, &self.threads)?;
+        adapter.check_factors(factors_digest(&factors))?;
         let (pending, survival) = self.merged(header, &base, &factors, &destination)?;
         if survival.lost_most() {
             let left = Percent(survival.fraction());
@@ -112,31 +105,6 @@ impl Merge {
                 Ok((Pending::Files(staged, created), merge.survival()))
             }
         }
-    }
-
-    fn check_bound(&self, header: &Header, out: &Output) -> Result<(), CliError> {
-        match (header.is_bound(), self.unbound) {
-            (true, _) => {}
-            (false, true) => out.say(
-                "the adapter is unbound: nothing says that it belongs to this model \
-                 or what it rebuilds to.",
-            ),
-            (false, false) => return Err(CliError::Unbound { path: self.adapter.clone() }),
-        }
-        Ok(())
-    }
-
-    fn check_base(&self, header: &Header, base: &Base) -> Result<(), CliError> {
-        let expected = header.base_digest;
-        if expected == [0; 32] {
-            return Ok(());
-        }
-        let found = base.digest(&self.threads)?;
-        if found == expected {
-            return Ok(());
-        }
-        let (adapter, model) = (self.adapter.clone(), self.model.clone());
-        Err(CliError::OtherBase { adapter, expected, model, found })
     }
 }
 

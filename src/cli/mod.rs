@@ -4,12 +4,14 @@
 //! `Command::run`. The result goes to stdout, for people or with `--json` for machines; all
 //! talk goes to stderr. The exit status is 0 for yes, 1 for no, 2 for could not say.
 
+mod adapter_file;
 mod base;
 mod destination;
 mod error;
 #[cfg(feature = "train")]
 mod eval;
 mod files;
+mod graft;
 mod inspect;
 mod merge;
 mod output;
@@ -62,6 +64,7 @@ enum Command {
     Sign(sign::Sign),
     Verify(verify::Verify),
     Merge(merge::Merge),
+    Graft(graft::Graft),
 }
 
 impl Command {
@@ -78,6 +81,7 @@ impl Command {
             Self::Sign(command) => command.run(out),
             Self::Verify(command) => command.run(out),
             Self::Merge(command) => command.run(out),
+            Self::Graft(command) => command.run(out),
         }
     }
 }

@@ -50,7 +50,7 @@ impl Pack {
         }));
         files::check_output(&self.output, &inputs)?;
 
-        self.tell_rounding(&recipe, out);
+        recipe.told_rounding().into_iter().for_each(|text| out.say(text));
         match &base {
             Some(base) => {
                 recipe.header.base_digest = base.digest(&self.threads)?;
@@ -67,17 +67,6 @@ impl Pack {
         files::write(&self.output, &bytes)?;
         out.report(&self.report(&recipe, &bytes)?)?;
         Ok(Verdict::Yes)
-    }
-
-    fn tell_rounding(&self, recipe: &Recipe, out: &Output) {
-        let (index, change) = recipe.largest_change;
-        let (rounded, all, scalar) = (recipe.rounded, recipe.v.len(), recipe.header.scalar);
-        if rounded > 0 {
-            out.say(format_args!(
-                "{rounded} of {all} values were rounded to {scalar}; \
-                 the largest change is {change:.3e}, of v[{index}]."
-            ));
-        }
     }
 
     fn report(&self, recipe: &Recipe, bytes: &[u8]) -> Result<Report, CliError> {

@@ -1,4 +1,4 @@
-//! The input of `pack`: values and a header in JSON, checked and rounded.
+//! The input of `pack`: values and a header in JSON, checked and rounded. `graft` reads it too.
 
 use crate::format::{
     FormatError, Header, MAX_VALUES, Projection, Role, RoleSet, Scalar, Split, Tying,
@@ -18,7 +18,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum RecipeError {
     /// Not JSON, not these keys, or not these types.
-    #[error("{} cannot be packed: {source}. `tla pack --help` shows what is read", path.display())]
+    #[error("{} cannot be used: {source}. `tla pack --help` shows what is read", path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -128,18 +128,44 @@ impl Default for Keys {
 impl Recipe {
     /// Reads what `path` holds.
     pub fn parse(path: &Path, json: &[u8]) -> Result<Self, RecipeError> {
+        Self::checked(path, json, |_| Err(RecipeError::NoValues { path: path.into() }))
+    }
+
+    /// Reads what `path` holds; the values are zero where it has none.
+    pub fn parse_geometry(path: &Path, json: &[u8]) -> Result<Self, RecipeError> {
+        Self::checked(path, json, |header| Ok(vec![0.0; header.parameters()]))
+    }
+
+    fn checked(
+        path: &Path,
+        json: &[u8],
+        without: impl FnOnce(&Header) -> Result<Vec<f64>, RecipeError>,
+    ) -> Result<Self, RecipeError> {
         let Object(keys) = serde_json::from_slice(json)
             .map_err(|source| RecipeError::Json { path: path.into(), source })?;
         let header = keys.header()?;
-        let Some(Values(v)) = keys.v else {
-            return Err(RecipeError::NoValues { path: path.into() });
-        };
         header.check()?;
+        let v = match keys.v {
+            Some(Values(v)) => v,
+            None => without(&header)?,
+        };
         if v.len() != header.parameters() {
             let Header { groups, width, .. } = header;
             return Err(RecipeError::Count { len: v.len(), groups, width });
         }
         Self::rounded(header, &v)
+    }
+
+    /// What rounding did to the values, in words, if it did anything.
+    pub fn told_rounding(&self) -> Option<String> {
+        let (index, change) = self.largest_change;
+        let (rounded, all, scalar) = (self.rounded, self.v.len(), self.header.scalar);
+        (rounded > 0).then(|| {
+            format!(
+                "{rounded} of {all} values were rounded to {scalar}; \
+                 the largest change is {change:.3e}, of v[{index}]."
+            )
+        })
     }
 
     fn rounded(header: Header, values: &[f64]) -> Result<Self, RecipeError> {

@@ -24,6 +24,7 @@ pub use container::{Container, Kind, Model};
 pub use digest::{base_digest, module_digest};
 pub use dtypes::{ElementType, check_tensor, f32_tensor, shape_of};
 pub use error::ModelError;
+pub(crate) use onnx::MAX_FILE;
 pub use onnx::OnnxModel;
 pub use safetensors::{Checkpoint, CheckpointError, Shard, Tensor, TensorReader};
 pub use summary::{Summary, TargetLine, summarize};

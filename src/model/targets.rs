@@ -245,6 +245,9 @@ impl<'a> Reader<'a> {
                 None => Verdict::NotLinear,
             };
         };
+        if node.name().starts_with("tla/") {
+            return Verdict::Skip("part of an adapter that was grafted beside a weight".into());
+        }
         let Source::Stored { tensor, transposed, alone } = source else {
             let Source::Computed { op } = source else { return Verdict::NotLinear };
             return Verdict::Skip(format!("its weight comes out of {op}, not from an initializer"));

@@ -1,6 +1,6 @@
 //! Why a model could not be changed as asked.
 
-use super::PatchError;
+use super::{GraftError, PatchError};
 use crate::{format::ModuleId, model::ModelError, projection::ProjectionError};
 use std::{io, path::PathBuf};
 
@@ -17,6 +17,9 @@ pub enum SurgeryError {
     /// The edits do not fit the graph.
     #[error(transparent)]
     Patch(#[from] PatchError),
+    /// The low-rank path cannot be put beside the weights.
+    #[error(transparent)]
+    Graft(#[from] GraftError),
     /// The factors are not those of the selected modules, in order.
     #[error(
         "the adapter selects {expected} modules and {found} factors were given, \

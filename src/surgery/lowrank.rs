@@ -1,46 +1,21 @@
 //! The low-rank path beside a weight: `Y = X·Wᵀ + ((X·V)·M)·Lᵀ`.
 //!
 //! `M = α·Rᵀ` of every module is one graph input, so one graph serves training, placement (the
-//! gradient by R of every module at once) and evaluation, whatever the geometry of v.
+//! gradient by R of every module at once) and evaluation, whatever the geometry of v. A model that
+//! ships takes v itself ([`super::graft`]), and runs the same path.
 
 use ndarray::{Array2, ArrayView2};
 
-use super::{Edit, Patch};
+use super::{Edit, GraftError, MIXING, Patch, refuse_grafted};
 use crate::{
-    format::ModuleId,
+    format::{ModuleId, Split},
     model::{
         NodeSite, Target,
         node::{Attribute, Dim, node, tensor_f32, tensor_i64, tensor_value, with_attribute},
         proto::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType},
     },
+    projection::Basis,
 };
-
-/// The graph input that holds `M` of each module: float32 `[modules, rows, r, r]`, where `rows`
-/// is 1 (the same adapter for the whole batch) or the batch size (one adapter per row).
-pub const MIXING: &str = "tla_mixing";
-
-/// Factors that do not belong to the graph.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum GraftError {
-    /// The node of a target is not where the target says.
-    #[error("{module} was not found in this graph. Find the targets of the model again")]
-    NotTheGraph {
-        /// The module.
-        module: ModuleId,
-    },
-    /// A factor of another shape than the weight.
-    #[error(
-        "a factor of {module} is {found:?}, its weight asks for {expected:?}. Rebuild the adapter from this base"
-    )]
-    FactorShape {
-        /// The module.
-        module: ModuleId,
-        /// Shape of the factor.
-        found: Vec<usize>,
-        /// Shape the weight asks for.
-        expected: [usize; 2],
-    },
-}
 
 /// What is frozen of one module's path.
 #[derive(Debug, Clone)]
@@ -58,20 +33,18 @@ pub fn mixing_of(module: ModuleId) -> String {
     format!("tla/{module}/mixing")
 }
 
-/// Plans the path beside each of `paths`, in that order, at the given rank.
+/// Plans the path beside each of `paths`, in that order, at the given rank, and [`MIXING`].
 ///
 /// # Errors
-/// If a factor is not of the target's shape.
+/// If a factor is not of the target's shape, or the graph takes an adapter already.
 pub fn lowrank_patch(
     graph: &GraphProto,
     paths: &[LowRank<'_>],
     rank: usize,
 ) -> Result<Patch, GraftError> {
     let mut patch = Patch::default();
-    let sites = paths.iter().map(|p| Ok(site(p.target)?.index));
-    let Some(first) = sites.collect::<Result<Vec<_>, _>>()?.into_iter().min() else {
-        return Ok(patch);
-    };
+    let Some(first) = first_site(paths)? else { return Ok(patch) };
+    refuse_grafted(graph)?;
     let r = rank as i64;
     let dims = [
         Dim::Fixed(paths.len() as i64),
@@ -82,10 +55,25 @@ pub fn lowrank_patch(
     patch.edits.push(Edit::AddInput(tensor_value(MIXING, DataType::Float, &dims)));
     patch.edits.push(Edit::AddInitializer(tensor_i64("tla/first", &[1], &[0])));
     patch.edits.push(Edit::InsertAfter { node_index: first, nodes: split(paths) });
-    for path in paths {
-        path.extend(graph, &mut patch, rank)?;
-    }
+    extend_all(graph, &mut patch, paths, rank)?;
     Ok(patch)
+}
+
+/// The first of the nodes the paths run beside, behind which [`mixing_of`] each must be made; none
+/// without paths.
+pub(super) fn first_site(paths: &[LowRank<'_>]) -> Result<Option<usize>, GraftError> {
+    let sites = paths.iter().map(|p| Ok(site(p.target)?.index));
+    Ok(sites.collect::<Result<Vec<_>, _>>()?.into_iter().min())
+}
+
+/// Plans the path beside each of `paths`, which reads [`mixing_of`] its module.
+pub(super) fn extend_all(
+    graph: &GraphProto,
+    patch: &mut Patch,
+    paths: &[LowRank<'_>],
+    rank: usize,
+) -> Result<(), GraftError> {
+    paths.iter().try_for_each(|path| path.extend(graph, patch, rank))
 }
 
 /// The node of a target in the graph it was found in.
@@ -109,7 +97,29 @@ fn split(paths: &[LowRank<'_>]) -> Vec<NodeProto> {
     nodes
 }
 
-impl LowRank<'_> {
+impl<'a> LowRank<'a> {
+    /// The path of a target whose weight has this basis.
+    ///
+    /// # Errors
+    /// If a factor is too large for f32.
+    pub fn new(target: &'a Target, basis: &Basis, split: Split) -> Result<Self, GraftError> {
+        let ones = vec![1.0; basis.sigma.len()];
+        let root = || basis.sigma.iter().map(|s| s.sqrt()).collect::<Vec<_>>();
+        let (on_left, on_right) = match split {
+            Split::Paper => (basis.sigma.clone(), ones),
+            Split::Peft => (root(), root()),
+        };
+        let scaled = |m: &Array2<f64>, by: &[f64]| {
+            let exact = Array2::from_shape_fn(m.raw_dim(), |(i, k)| m[[i, k]] * by[k]);
+            match exact.iter().find(|x| !(**x as f32).is_finite()) {
+                Some(&value) => Err(GraftError::Factor { module: target.module, value }),
+                None => Ok(exact.mapv(|x| x as f32)),
+            }
+        };
+        let (left, right) = (scaled(&basis.u, &on_left)?, scaled(&basis.v, &on_right)?);
+        Ok(Self { target, left, right })
+    }
+
     /// The base product gets another name; the sum takes the one everybody reads.
     fn extend(&self, graph: &GraphProto, patch: &mut Patch, rank: usize) -> Result<(), GraftError> {
         let target = self.target;

@@ -1,6 +1,6 @@
 //! Writing an adapter into the weights: W' = round(W + ΔW), once, from a pristine base.
 
-use super::{Edit, ModuleSurvival, Patch, SurgeryError, Survival, free_name};
+use super::{Edit, ModuleSurvival, Patch, SurgeryError, Survival, free_name, refuse_grafted};
 use crate::{
     format::{Header, ModuleId},
     model::{
@@ -27,7 +27,8 @@ pub struct Merged {
 /// `factors` are those of the selected modules, sorted, as [`crate::projection::rebuild`] gives
 /// them; whether the adapter belongs to this base is for the caller to check against the base
 /// digest. A matrix that other nodes read too is copied for its node first. Weights that lay in
-/// an external file come out inline. `threads` changes only the time; 0 means one per core.
+/// an external file come out inline. A grafted model is refused, because its default would come on
+/// top. `threads` changes only the time; 0 means one per core.
 pub fn merge(
     model: &OnnxModel,
     targets: &Targets,
@@ -35,6 +36,7 @@ pub fn merge(
     factors: &[Factors],
     threads: usize,
 ) -> Result<Merged, SurgeryError> {
+    refuse_grafted(model.graph())?;
     let pairs = pair(targets, header, factors)?;
     let pool = pool(threads)?;
     let mut patch = Patch::default();

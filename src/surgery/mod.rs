@@ -2,10 +2,14 @@
 //!
 //! [`Patch`] edits a graph or leaves it untouched. [`merge`] writes an adapter into the
 //! weights and says how much of it survived the rounding; [`verify_merged`] proves that a
-//! model is exactly a base and an adapter. [`CheckpointMerge`] and [`verify_checkpoint`] do the
+//! model is exactly a base and an adapter. [`graft`] leaves the weights alone and puts the adapter
+//! beside them, its values an input that can be overridden. [`CheckpointMerge`] and [`verify_checkpoint`] do the
 //! same for safetensors, file by file and piece by piece, whatever the size of the model.
 
 mod error;
+mod graft;
+mod graft_error;
+mod grafted;
 mod lasttoken;
 mod lowrank;
 mod merge;
@@ -16,12 +20,16 @@ mod patch_error;
 mod rebuild;
 mod rounding;
 mod survival;
+mod values;
 mod verify;
 mod verify_checkpoint;
 
 pub use error::SurgeryError;
+pub use graft::{Grafted, graft};
+pub use graft_error::GraftError;
+pub use grafted::{MIXING, VALUES, refuse_grafted};
 pub use lasttoken::last_token_patch;
-pub use lowrank::{GraftError, LowRank, MIXING, lowrank_patch, mixing_of};
+pub use lowrank::{LowRank, lowrank_patch, mixing_of};
 pub use merge::{Merged, merge};
 pub use merge_checkpoint::CheckpointMerge;
 pub use patch::{Edit, Patch};

@@ -7,6 +7,7 @@ use crate::{
     policy::voice::Voice,
     projection::{Geometry, select},
     runtime::{self, Interface},
+    surgery::refuse_grafted,
 };
 
 /// The form of the update (paper, section 3).
@@ -126,8 +127,10 @@ impl<'a> Plan<'a> {
     ///
     /// # Errors
     /// If the form is out of range, no module has the roles and layers asked for, the model is
-    /// not a causal language model with tokenizer and template, or there is no ONNX Runtime.
+    /// grafted already, not a causal language model with tokenizer and template, or there is no
+    /// ONNX Runtime.
     pub fn new(model: &'a OnnxModel, targets: &'a Targets, wish: Wish) -> Result<Self, TrainError> {
+        refuse_grafted(model.graph())?;
         let known: Vec<ModuleId> = targets.targets.iter().map(|t| t.module).collect();
         let candidates = select(&wish.widest(), &known)?;
         let voice = voice_of(model)?;

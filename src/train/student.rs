@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use ndarray::Array2;
-
 use super::{TrainError, gradient::GradientGraph};
 use crate::{
     format::{ModuleId, Split},
@@ -95,7 +93,7 @@ pub fn freeze(
 /// `model` with the low-rank path of each of `frozen` and [`crate::surgery::MIXING`] as an input.
 ///
 /// # Errors
-/// If a module is not a target of the model.
+/// If a module is not a target of the model, or that takes an adapter already.
 pub fn graft(
     model: &OnnxModel,
     targets: &Targets,
@@ -106,21 +104,7 @@ pub fn graft(
     let mut paths = Vec::with_capacity(frozen.len());
     for Frozen { module, basis } in frozen {
         let target = targets.get(*module).ok_or(TrainError::NotATarget { module: *module })?;
-        let (on_left, on_right): (Vec<f64>, Vec<f64>) = match split {
-            Split::Paper => (basis.sigma.clone(), vec![1.0; rank]),
-            Split::Peft => {
-                let root: Vec<f64> = basis.sigma.iter().map(|s| s.sqrt()).collect();
-                (root.clone(), root)
-            }
-        };
-        let scaled = |m: &Array2<f64>, by: &[f64]| {
-            Array2::from_shape_fn(m.raw_dim(), |(i, k)| (m[[i, k]] * by[k]) as f32)
-        };
-        paths.push(LowRank {
-            target,
-            left: scaled(&basis.u, &on_left),
-            right: scaled(&basis.v, &on_right),
-        });
+        paths.push(LowRank::new(target, basis, split)?);
     }
     let mut proto = model.proto.clone();
     let graph = proto.graph.as_mut().ok_or(TrainError::NoGraph)?;

@@ -1,8 +1,9 @@
 """Logits of a model in plain onnxruntime: no part of this project has a hand in them.
 
 `python logits.py MODEL.onnx TOKENS.json OUT`: TOKENS holds `ids`, `mask` and `positions`, each
-[rows, length]; OUT gets float32 [rows, length, vocabulary] in the byte order of this machine, and
-standard output the shape.
+[rows, length], and `v`, a list with one entry a run: null, or what is fed to `tla_v`. OUT gets
+float32 [runs, rows, length, vocabulary] in the byte order of this machine, and standard output the
+shape.
 """
 
 import json
@@ -25,6 +26,9 @@ feeds = {name: value for name, value in feeds.items() if name in known}
 for name, value in known.items():
     if name.startswith("past_key_values."):
         feeds[name] = numpy.zeros((rows, value.shape[1], 0, value.shape[3]), dtype=numpy.float32)
-(logits,) = session.run(["logits"], feeds)
-logits.astype(numpy.float32).tofile(out)
-print(json.dumps(logits.shape))
+runs = []
+for v in given["v"]:
+    fed = {} if v is None else {"tla_v": numpy.array(v, dtype=numpy.float32)}
+    runs.append(session.run(["logits"], {**feeds, **fed})[0].astype(numpy.float32))
+numpy.stack(runs).tofile(out)
+print(json.dumps([len(runs), *runs[0].shape]))

@@ -1,0 +1,62 @@
+//! An adapter that is to go into a model, and the checks that it belongs there.
+
+use super::{CliError, Output, base::Base, files, threads::Threads};
+use crate::format::{Adapter, Header};
+use std::path::{Path, PathBuf};
+
+/// What an adapter file holds.
+pub struct AdapterFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Its header.
+    pub header: Header,
+    /// Its values.
+    pub v: Vec<f32>,
+}
+
+impl AdapterFile {
+    /// Reads and checks a file.
+    pub fn read(path: &Path) -> Result<Self, CliError> {
+        let bytes = files::read(path)?;
+        let adapter = Adapter::decode(&bytes)
+            .map_err(|source| CliError::Adapter { path: path.into(), source })?;
+        let (header, v) = (*adapter.header(), adapter.values().collect());
+        Ok(Self { path: path.into(), header, v })
+    }
+
+    /// Refuses an adapter that does not name its base, unless that is `allowed`.
+    pub fn check_bound(&self, allowed: bool, out: &Output) -> Result<(), CliError> {
+        match (self.header.is_bound(), allowed) {
+            (true, _) => {}
+            (false, true) => out.say(
+                "the adapter is unbound: nothing says that it belongs to this model \
+                 or what it rebuilds to.",
+            ),
+            (false, false) => return Err(CliError::Unbound { path: self.path.clone() }),
+        }
+        Ok(())
+    }
+
+    /// Refuses an adapter that names another base than this, which was loaded from `model`.
+    pub fn check_base(&self, base: &Base, model: &Path, threads: &Threads) -> Result<(), CliError> {
+        let expected = self.header.base_digest;
+        if expected == [0; 32] {
+            return Ok(());
+        }
+        let found = base.digest(threads)?;
+        if found == expected {
+            return Ok(());
+        }
+        let (adapter, model) = (self.path.clone(), model.into());
+        Err(CliError::OtherBase { adapter, expected, model, found })
+    }
+
+    /// Refuses an adapter that rebuilt to another digest than it names.
+    pub fn check_factors(&self, found: [u8; 32]) -> Result<(), CliError> {
+        let expected = self.header.factors_digest;
+        if expected == [0; 32] || expected == found {
+            return Ok(());
+        }
+        Err(CliError::OtherFactors { adapter: self.path.clone(), expected, found })
+    }
+}
