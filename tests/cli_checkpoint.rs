@@ -174,7 +174,10 @@ fn outputs_that_do_harm_or_mislead_are_refused() {
     place.refused("merge st a.tla -o st/model.safetensors", &[input]);
     place.refused("merge st a.tla -o st", &[input]);
     place.refused("merge parts a.tla -o st/../parts/", &[input]);
-    place.refused("merge st a.tla -o out.onnx", &["ends neither in .safetensors nor", "keeps"]);
+    place.refused(
+        "merge st a.tla -o out.onnx",
+        &["ends neither in .safetensors nor", "has the format"],
+    );
     place.refused("merge model a.tla -o out.safetensors", &["ends neither in .onnx nor"]);
     place.refused("merge st a.tla -o out", &["ends neither in .safetensors nor"]);
     place.refused("merge parts a.tla -o out.safetensors", &["the checkpoint has 2", "a separator"]);
