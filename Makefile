@@ -4,8 +4,13 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := target/demo
 MICRO := tests/no-std/Cargo.toml
+FUZZ := decode encode onnx checkpoint digest recipe dataset template
+SECONDS ?= 60
+SANITIZER ?= none
+CARGO_FUZZ ?= cargo +nightly fuzz
 
-.PHONY: build setup demo figures micro test test-native lint vectors bench peers proto-check
+.PHONY: build setup demo figures micro test test-native lint vectors fuzz fuzz-corpus mutants bench \
+	peers proto-check
 
 build:
 	cargo build --release
@@ -51,6 +56,34 @@ micro:
 # After a change of the spec and its reference; the tests compare what is checked in with what this writes.
 vectors:
 	$(PYTHON) -B spec/vectors.py
+
+# Every target for so many SECONDS; needs cargo-fuzz and a nightly compiler, or a stable one made to
+# obey: make fuzz CARGO_FUZZ="env RUSTC_BOOTSTRAP=1 cargo fuzz". What it learns stays in target/fuzz.
+fuzz:
+	for target in $(FUZZ); do \
+		mkdir -p target/fuzz/corpus/$$target && \
+		$(CARGO_FUZZ) run --sanitizer $(SANITIZER) --target-dir target/fuzz $$target \
+			target/fuzz/corpus/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(SECONDS) -timeout=20 -max_len=2048 -print_final_stats=1 \
+			$$(ls fuzz/$$target.dict 2>/dev/null | sed s/^/-dict=/) || exit 1; \
+	done
+
+# The smallest part of what was learnt that runs the same code, to be committed.
+fuzz-corpus:
+	for target in $(FUZZ); do \
+		mkdir -p target/fuzz/corpus/$$target fuzz/corpus/$$target && \
+		cp fuzz/corpus/$$target/* target/fuzz/corpus/$$target/; \
+		rm -rf target/fuzz/least/$$target && mkdir -p target/fuzz/least && \
+		cp -r target/fuzz/corpus/$$target target/fuzz/least/ && \
+		$(CARGO_FUZZ) cmin --sanitizer $(SANITIZER) --target-dir target/fuzz $$target \
+			target/fuzz/least/$$target -- -max_len=2048 -use_counters=0 && \
+		rm -r fuzz/corpus/$$target && cp -r target/fuzz/least/$$target fuzz/corpus/ || exit 1; \
+	done
+
+# Changes one operator or result at a time and asks whether any test notices; needs cargo-mutants.
+# .cargo/mutants.toml says where, with which tests, and which changes change nothing.
+mutants:
+	cargo mutants --output target/mutants --minimum-test-timeout 60 $(MUTANTS)
 
 bench: setup
 	cargo bench

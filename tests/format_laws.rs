@@ -82,6 +82,7 @@ proptest! {
         prop_assert!(decoded.group(0).unwrap().len() == usize::from(header.width));
         prop_assert!(decoded.values().eq(v));
         prop_assert_eq!(&decoded.checksum()[..], &bytes[bytes.len() - 32..]);
+        prop_assert_eq!(decoded.bytes(), &bytes);
     }
 
     #[test]
@@ -122,6 +123,28 @@ proptest! {
 fn thirteen_bf16_parameters_take_154_bytes() {
     assert_eq!(example().len(), 154);
     assert!(Adapter::decode(&example()).unwrap().header().is_bound());
+}
+
+#[test]
+fn the_largest_of_everything_is_accepted_and_one_more_is_not() {
+    let refused = |header: Header| header.check().err().map(|error| error.name());
+    let large = Header { rank: 64, width: 2048, groups: 2048, ..Header::default() };
+    assert_eq!(refused(large), None);
+    assert_eq!(refused(Header { rank: 65, ..large }), Some("rank-too-large"));
+    assert_eq!(refused(Header { width: 2049, ..large }), Some("too-many-values"));
+    let deep = Header { groups: 7 * 9000, width: 1, first_layer: 56535, layers: 9000, ..large };
+    assert_eq!(refused(deep), None);
+    assert_eq!(refused(Header { groups: 7 * 9000 + 1, ..deep }), Some("too-many-groups"));
+    assert_eq!(refused(Header { first_layer: 56536, ..deep }), Some("layers-overflow"));
+}
+
+#[test]
+fn an_adapter_is_bound_when_it_names_both_its_base_and_its_factors() {
+    let bound = |base: u8, factors: u8| {
+        let (base_digest, factors_digest) = ([base; 32], [factors; 32]);
+        Header { base_digest, factors_digest, ..Header::default() }.is_bound()
+    };
+    assert_eq!([bound(0, 0), bound(1, 0), bound(0, 1), bound(1, 1)], [false, false, false, true]);
 }
 
 #[test]

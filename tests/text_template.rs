@@ -131,6 +131,26 @@ fn a_template_that_does_not_parse_or_refuses_is_an_error_with_its_reason() {
 }
 
 #[test]
+fn a_tag_that_opens_with_the_end_of_a_tag_is_no_panic() {
+    for source in ["{%}", "a{%}b%}c", "{%%}", "{%}}", "{% generation %}{%}"] {
+        if let Ok(template) = template(source) {
+            let _ = template.question("?");
+        }
+    }
+}
+
+#[test]
+fn a_repeated_list_is_no_way_around_the_steps() {
+    for source in [
+        "{% for a in [1] * 99999999 %}{% endfor %}",
+        "{% for m in messages[::-1] * 99999999 %}{{ m.role }}{% endfor %}",
+    ] {
+        let error = template(source).unwrap().question("?").unwrap_err();
+        assert!(matches!(error, TemplateError::Render { .. }), "{source}: {error}");
+    }
+}
+
+#[test]
 fn what_a_prompt_is_does_not_depend_on_the_day() {
     let source = "{% if strftime_now is defined %}{{ strftime_now('%d') }}\
                   {% else %}fixed{% endif %}";

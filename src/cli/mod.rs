@@ -18,7 +18,7 @@ mod output;
 mod pack;
 #[cfg(feature = "train")]
 mod progress;
-mod recipe;
+pub mod recipe;
 #[cfg(feature = "sign")]
 mod secret_key;
 mod show;

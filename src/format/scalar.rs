@@ -61,7 +61,7 @@ fn f16_from_f32(value: f32) -> u16 {
     let exponent = magnitude >> 23;
     // Below 2⁻¹⁴ a unit in the last place is 2⁻²⁴ whatever the exponent.
     let shift = if exponent >= 113 { 13 } else { 126 - exponent };
-    if shift > 25 {
+    if shift > 24 {
         return sign;
     }
     let (significand, rest) = if exponent >= 113 {

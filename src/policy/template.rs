@@ -224,20 +224,21 @@ fn without_generation_tags(source: &str) -> String {
     while let Some(at) = rest.find("{%") {
         let (before, tag) = rest.split_at(at);
         out.push_str(before);
-        let Some(length) = tag.find("%}") else {
+        // The `%` of `{%}` opens the tag and cannot close it too.
+        let Some(length) = tag[2..].find("%}") else {
             rest = tag;
             break;
         };
-        let inside = &tag[2..length];
+        let (inside, after) = (&tag[2..2 + length], &tag[4 + length..]);
         let word = inside.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         match word {
             "generation" => out.push_str(&format!("{{%{}%}}", inside.replacen(word, "if true", 1))),
             "endgeneration" => {
                 out.push_str(&format!("{{%{}%}}", inside.replacen(word, "endif", 1)))
             }
-            _ => out.push_str(&tag[..length + 2]),
+            _ => out.push_str(&tag[..4 + length]),
         }
-        rest = &tag[length + 2..];
+        rest = after;
     }
     out.push_str(rest);
     out

@@ -195,8 +195,50 @@ mod tests {
     }
 
     #[test]
+    fn the_first_of_the_largest_entries_gives_the_sign() {
+        assert_eq!(signed_like_largest(&[1.0, 2.0, -2.0], 3.0), 3.0);
+        assert_eq!(signed_like_largest(&[1.0, -2.0, 2.0], 3.0), -3.0);
+        assert_eq!(signed_like_largest(&[0.0, 0.0], 3.0), 3.0);
+    }
+
+    #[test]
+    fn a_value_at_the_limit_is_zero_and_its_vector_completes_the_others() {
+        let (u, sigma) = left(&[1.0, 0.0, 0.0, ZERO], &[1.0, ZERO], 2, 2);
+        assert_eq!((u, sigma), (vec![1.0, 0.0, 0.0, 1.0], vec![1.0, 0.0]));
+        let above = 1.5 * ZERO;
+        let (u, sigma) = left(&[1.0, 0.0, 0.0, above], &[1.0, above], 2, 2);
+        assert_eq!((u, sigma), (vec![1.0, 0.0, 0.0, 1.0], vec![1.0, above]));
+        // Half of the second lies along the first.
+        let (u, sigma) = left(&[1.0, 0.0, 0.75, 0.5], &[1.0, 1.0], 2, 2);
+        assert_eq!((u, sigma), (vec![1.0, 0.0, 0.0, 1.0], vec![1.0, 0.0]));
+    }
+
+    #[test]
+    fn the_residual_is_the_worst_of_all_vectors_and_none_without_weight() {
+        let of = |y: [f64; 3], lengths: [f64; 3]| {
+            let image = Pass { y: y.to_vec(), t: Vec::new() };
+            residual(&image, &[1.0, 1.0, 1.0], &lengths, 1)
+        };
+        assert_eq!(of([4.0, 1.0, 1.0], [2.0, 1.0, 1.0]), 0.0);
+        assert_eq!(of([5.0, 1.0, 1.0], [2.0, 1.0, 1.0]), 0.25);
+        assert_eq!(of([4.5, 3.0, 2.0], [2.0, 1.0, 1.0]), 0.5);
+        assert_eq!(of([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]), 0.0);
+    }
+
+    #[test]
+    fn the_gap_reaches_to_the_first_value_left_out() {
+        assert_eq!(gap(&[4.0, 2.0], 1.0, 2), 0.25);
+        // A smaller side than the rank leaves none out.
+        assert_eq!(gap(&[4.0, 2.0], 1.0, 3), 0.5);
+        assert_eq!(gap(&[4.0, 4.0], 1.0, 2), 0.0);
+        assert_eq!(gap(&[4.0, 2.0], 3.0, 2), 0.0);
+        assert_eq!(gap(&[0.0], -1.0, 1), 0.0);
+    }
+
+    #[test]
     fn ranks_and_shapes_out_of_range_are_errors() {
         let w = Array2::from_elem((4, 5), 1.0f32);
+        assert!(basis(w.view(), MODULE, 64, 1).is_ok());
         assert_eq!(basis(w.view(), MODULE, 0, 1), Err(ProjectionError::Rank { rank: 0 }));
         assert_eq!(basis(w.view(), MODULE, 65, 1), Err(ProjectionError::Rank { rank: 65 }));
         let empty = Array2::<f32>::zeros((0, 5));

@@ -162,6 +162,19 @@ mod tests {
     }
 
     #[test]
+    fn projections_are_the_entries_of_each_p_one_after_the_other() {
+        let geometry = Geometry::from(&Header { rank: 3, width: 4, ..Header::default() });
+        let p = projections(&geometry, MODULE);
+        let expected: Vec<f64> =
+            (0..4).flat_map(|i| (0..9).map(move |k| entry(7, MODULE, i, 3, k))).collect();
+        assert_eq!(p, expected);
+        let unit = Header { projection: Projection::Unit, rank: 3, width: 9, ..Header::default() };
+        let identity = projections(&Geometry::from(&unit), MODULE);
+        assert!(identity.iter().enumerate().all(|(k, &p)| p == f64::from(u8::from(k % 10 == 0))));
+        assert_eq!(identity.len(), 81);
+    }
+
+    #[test]
     fn mixing_sums_the_projections_in_order() {
         let geometry = Geometry::from(&Header::default());
         let values: Vec<f64> = (0..13).map(|i| 0.1 * f64::from(i)).collect();

@@ -17,7 +17,7 @@ pub(super) struct Eigen {
 pub(super) fn eigen(mut a: Vec<f64>, p: usize) -> Eigen {
     let mut vectors = vec![0.0; p * p];
     (0..p).for_each(|i| vectors[i * p + i] = 1.0);
-    let largest = a.iter().fold(0.0, |m, x| if x.abs() > m { x.abs() } else { m });
+    let largest = a.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
     let small = NEGLIGIBLE * largest;
     for _ in 0..MAX_SWEEPS {
         let mut rotated = false;

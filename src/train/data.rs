@@ -142,9 +142,14 @@ pub enum LineError {
 
 /// Reads the problems of a JSON Lines file. Blank lines are skipped but counted.
 pub fn read_problems(path: &Path) -> Result<Vec<Problem>, DataError> {
+    let file =
+        File::open(path).map_err(|source| DataError::Io { path: path.to_path_buf(), source })?;
+    problems(BufReader::new(file), path)
+}
+
+/// Reads problems from anywhere; errors name `path`.
+pub fn problems(mut reader: impl BufRead, path: &Path) -> Result<Vec<Problem>, DataError> {
     let io = |source| DataError::Io { path: path.to_path_buf(), source };
-    let file = File::open(path).map_err(io)?;
-    let mut reader = BufReader::new(file);
     let mut problems = Vec::new();
     let mut read_in_all = 0u64;
     let mut bytes = Vec::new();

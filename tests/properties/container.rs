@@ -1,0 +1,164 @@
+//! A model that loads can be used to the end: its targets are readable, it is written as it was,
+//! and merging into one matrix touches that matrix alone.
+
+use super::Outcome;
+use ndarray::Array2;
+use prost::Message;
+use std::{collections::BTreeMap, fs, path::Path};
+use tempfile::TempDir;
+use tla::{
+    format::{Header, RoleSet},
+    model::{
+        Container, ElementType, ModelError, OnnxModel, Target, Targets, find_targets,
+        proto::ModelProto, summarize, write_model,
+    },
+    projection::Factors,
+    surgery::{SurgeryError, merge, verify_merged},
+};
+
+/// What lies beside the model, for external data to name.
+const DATA: (&str, [u8; 64]) = ("data", [0x3e; 64]);
+
+/// A model file.
+pub fn onnx(bytes: &[u8]) -> Vec<Outcome> {
+    // Most mutations end here; they need no folder.
+    if let Err(error) = ModelProto::decode(bytes) {
+        assert!(!error.to_string().is_empty());
+        return vec!["not protobuf".into()];
+    }
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("model.onnx");
+    fs::write(&path, bytes).unwrap();
+    fs::write(folder.path().join(DATA.0), DATA.1).unwrap();
+    let model = match OnnxModel::load(&path) {
+        Ok(model) => model,
+        Err(error) => return vec![named(&error)],
+    };
+    tensors(&model);
+    written_as_it_was(&model, folder.path());
+    let targets = match find_targets(&model) {
+        Ok(targets) => targets,
+        Err(error) => {
+            use ModelError::{ClaimedTwice, NothingToAdapt};
+            assert!(matches!(error, ClaimedTwice { .. } | NothingToAdapt { .. }), "{error}");
+            return vec![named(&error)];
+        }
+    };
+    readable(&model, &targets);
+    summary(&model, &targets);
+    vec!["targets".into(), merged(&model, &targets)]
+}
+
+pub(super) fn named(error: &ModelError) -> Outcome {
+    let text = error.to_string();
+    assert!(text.contains(". "), "a fact, then a remedy: {text}");
+    let variant = format!("{error:?}");
+    variant.split([' ', '(', '{']).next().unwrap_or_default().into()
+}
+
+/// Whatever has bytes has as many as its shape asks for.
+fn tensors(model: &OnnxModel) {
+    for tensor in &model.graph().initializer {
+        if let Ok(values) = model.tensor_f32(tensor) {
+            let shape: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+            assert_eq!(values.shape(), shape);
+            let (bytes, count) = (model.tensor_bytes(tensor).unwrap().len(), values.len());
+            assert!(bytes == 4 * count || bytes == 2 * count);
+        }
+    }
+}
+
+fn written_as_it_was(model: &OnnxModel, folder: &Path) {
+    let out = folder.join("out.onnx");
+    let encoded = model.proto.encode_to_vec();
+    assert_eq!(write_model(&model.proto, &out, &[&model.path]).unwrap(), encoded.len() as u64);
+    assert!(fs::read(&out).unwrap() == encoded);
+    assert!(OnnxModel::load(&out).unwrap().proto.encode_to_vec() == encoded);
+    let refused = write_model(&model.proto, &model.path, &[&model.path]);
+    assert!(matches!(refused, Err(ModelError::WouldOverwriteInput { .. })));
+}
+
+fn readable(model: &OnnxModel, targets: &Targets) {
+    assert!(!targets.targets.is_empty());
+    assert!(targets.targets.is_sorted_by(|a, b| a.module < b.module));
+    for target in &targets.targets {
+        let Target { module, rows, cols, .. } = *target;
+        assert!(usize::from(module.layer) < targets.layers);
+        let site = target.node.as_ref().unwrap();
+        let node = &model.graph().node[site.index];
+        assert_eq!((node.name(), node.op_type()), (site.name.as_str(), "MatMul"));
+        assert!(node.input.len() > site.weight_slot);
+        assert!(rows > 0 && cols > 0);
+        assert_eq!(model.weight(target).unwrap().dim(), (rows, cols));
+    }
+}
+
+pub(super) fn summary(model: &dyn Container, targets: &Targets) {
+    let summary = summarize(model, targets).unwrap();
+    // Sorted and each at most once, so the count tells whether all are there.
+    let linear = targets.targets.iter().filter(|t| RoleSet::LINEAR.contains(t.module.role));
+    assert_eq!(summary.base_digest.is_some(), linear.count() == 7 * targets.layers);
+    assert_eq!(summary.targets.len(), targets.targets.len());
+    let size = |dtype| if dtype == ElementType::F32 { 4 } else { 2 };
+    let bytes: usize = targets.targets.iter().map(|t| size(t.dtype) * t.rows * t.cols).sum();
+    assert_eq!(summary.adaptable_bytes, bytes as u64);
+}
+
+/// Merges an update of rank 1 into the first module.
+fn merged(model: &OnnxModel, targets: &Targets) -> Outcome {
+    let target = &targets.targets[0];
+    let (module, dim) = (target.module, (target.rows, target.cols));
+    let header = Header {
+        roles: RoleSet::from_roles([module.role]).unwrap(),
+        first_layer: module.layer,
+        layers: 1,
+        rank: 1,
+        width: 1,
+        ..Header::default()
+    };
+    let mut l = Array2::zeros((dim.0, 1));
+    l[[0, 0]] = 0.5;
+    let factors = [Factors { module, l, v: Array2::ones((dim.1, 1)) }];
+    let merged = match merge(model, targets, &header, &factors, 1) {
+        Ok(merged) => OnnxModel { proto: merged.proto, path: model.path.clone() },
+        Err(SurgeryError::Patch(error)) => return format!("patch: {}", first_word(&error)),
+        Err(SurgeryError::NotFinite { row, col, value, .. }) => {
+            let w = model.weight(target).unwrap()[[row, col]];
+            assert!(!value.is_finite() && (!w.is_finite() || w.abs() > 1e38));
+            return "not finite".into();
+        }
+        Err(error @ SurgeryError::OldIr { .. }) => {
+            assert!(target.shared && model.proto.ir_version() < 4);
+            return first_word(&error);
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let mut expected = model.weight(target).unwrap();
+    expected.row_mut(0).mapv_inplace(|w| (f64::from(w) + 0.5) as f32);
+    let after = find_targets(&merged).unwrap();
+    assert_eq!(merged.weight(after.get(module).unwrap()).unwrap(), expected);
+
+    let encoded = |model: &OnnxModel| -> BTreeMap<String, Vec<u8>> {
+        let tensors = model.graph().initializer.iter();
+        tensors.map(|t| (t.name().to_owned(), t.encode_to_vec())).collect()
+    };
+    let (before, now) = (encoded(model), encoded(&merged));
+    for (name, bytes) in &before {
+        assert!(*name == target.initializer && !target.shared || now[name] == *bytes);
+    }
+    assert_eq!(now.len(), before.len() + usize::from(target.shared));
+    for (index, (old, new)) in model.graph().node.iter().zip(&merged.graph().node).enumerate() {
+        let rewired = target.shared && target.node.as_ref().is_some_and(|site| site.index == index);
+        assert!(rewired || old.encode_to_vec() == new.encode_to_vec());
+    }
+    assert_eq!(verify_merged(model, targets, &header, &factors, &merged, 1).unwrap(), []);
+    match target.shared {
+        true => "merged into a copy".into(),
+        false => "merged".into(),
+    }
+}
+
+fn first_word(error: &impl std::fmt::Debug) -> Outcome {
+    let text = format!("{error:?}");
+    text.split([' ', '(', '{']).next().unwrap_or_default().into()
+}
