@@ -2,12 +2,14 @@
 //!
 //! | projection | nodes |
 //! |---|---|
+//! | seeded, one group | v times α·Pᵀ of every module `[u, modules · r²]` |
 //! | seeded | v as `[rows, groups, 1, u]`, the groups of the modules, times α·Pᵀ `[modules, u, r²]` |
 //! | unit | v as `[rows, groups, r, r]`, the groups of the modules, transposed, times α |
 //!
-//! Either way `[rows, modules · r, r]` is cut into `[rows, r, r]` for each module. Transposed and
+//! Each way `[rows, modules · r, r]` is cut into `[rows, r, r]` for each module. Transposed and
 //! scaled is the projection, so that no node does it when the model runs; a unit projection would
-//! be larger than all it does.
+//! be larger than all it does. With one group a single product is several times as fast as one for
+//! each module.
 
 use super::{GraftError, VALUES, mixing_of, rebuild::Selection};
 use crate::{
@@ -28,42 +30,26 @@ pub(super) struct Mixing {
 
 /// Plans M of every selected module.
 pub(super) fn mixing_of_all(selection: &Selection<'_>) -> Result<Mixing, GraftError> {
-    let geometry = &selection.geometry;
-    let modules = selection.each.len() as i64;
-    let (rank, groups) = (geometry.rank as i64, geometry.groups as i64);
+    let Geometry { rank, width, groups, .. } = selection.geometry;
+    let [modules, rank, width] = [selection.each.len(), rank, width].map(|n| n as i64);
     let mut mixing = Mixing { initializers: Vec::new(), nodes: Vec::new() };
-    let (inner, shared) = match geometry.projection {
-        Projection::Seeded => ([1, geometry.width as i64], groups == 1),
-        Projection::Unit => ([rank, rank], false),
-    };
-    let shape = [-1, groups, inner[0], inner[1]];
-    let mut of_modules = mixing.reshaped(VALUES, "tla/values", &shape);
-    // A product spreads the one group over the modules by itself.
-    if !shared {
-        let each: Vec<i64> = selection.each.iter().map(|s| s.group as i64).collect();
-        mixing.initializers.push(tensor_i64("tla/groups", &[modules], &each));
-        let axis = Attribute::Int(1);
-        of_modules =
-            mixing.then("Gather", "tla/grouped", &[of_modules, "tla/groups"], "axis", axis);
-    }
-    let flat = match geometry.projection {
-        Projection::Seeded => {
-            let dims = [modules, inner[1], rank * rank];
-            mixing.initializers.push(tensor_f32("tla/projection", &dims, &projection(selection)?));
-            let product =
-                node("MatMul", "tla/mixings", &[of_modules, "tla/projection"], &["tla/mixings"]);
-            mixing.nodes.push(product);
-            "tla/mixings"
+    let mixings = match (selection.geometry.projection, groups) {
+        (Projection::Seeded, 1) => {
+            mixing.projected(VALUES, &[width, modules * rank * rank], &projection(selection)?)
         }
-        Projection::Unit => {
+        (Projection::Seeded, _) => {
+            let values = mixing.of_modules(selection, [1, width]);
+            mixing.projected(values, &[modules, width, rank * rank], &projection(selection)?)
+        }
+        (Projection::Unit, _) => {
+            let values = mixing.of_modules(selection, [rank, rank]);
             let turn = Attribute::Ints(vec![0, 1, 3, 2]);
-            let turned = mixing.then("Transpose", "tla/turned", &[of_modules], "perm", turn);
-            mixing.initializers.push(tensor_f32("tla/scale", &[1], &[geometry.scale]));
-            mixing.nodes.push(node("Mul", "tla/mixings", &[turned, "tla/scale"], &["tla/mixings"]));
-            "tla/mixings"
+            let turned = mixing.then("Transpose", "tla/turned", &[values], Some(("perm", turn)));
+            mixing.initializers.push(tensor_f32("tla/scale", &[1], &[selection.geometry.scale]));
+            mixing.then("Mul", "tla/mixings", &[turned, "tla/scale"], None)
         }
     };
-    let stacked = mixing.reshaped(flat, "tla/stacked", &[-1, modules * rank, rank]);
+    let stacked = mixing.reshaped(mixings, "tla/stacked", &[-1, modules * rank, rank]);
     let sizes = vec![rank; selection.each.len()];
     mixing.initializers.push(tensor_i64("tla/sizes", &[modules], &sizes));
     let outputs: Vec<String> = selection.each.iter().map(|s| mixing_of(s.target.module)).collect();
@@ -74,6 +60,21 @@ pub(super) fn mixing_of_all(selection: &Selection<'_>) -> Result<Mixing, GraftEr
 }
 
 impl Mixing {
+    /// The values of each module's group, `[rows, modules, …]`, each of the shape `inner`.
+    fn of_modules(&mut self, selection: &Selection<'_>, inner: [i64; 2]) -> &'static str {
+        let shape = [-1, selection.geometry.groups as i64, inner[0], inner[1]];
+        let values = self.reshaped(VALUES, "tla/values", &shape);
+        let each: Vec<i64> = selection.each.iter().map(|s| s.group as i64).collect();
+        self.initializers.push(tensor_i64("tla/groups", &[each.len() as i64], &each));
+        let axis = Some(("axis", Attribute::Int(1)));
+        self.then("Gather", "tla/grouped", &[values, "tla/groups"], axis)
+    }
+
+    fn projected(&mut self, values: &str, dims: &[i64], projection: &[f32]) -> &'static str {
+        self.initializers.push(tensor_f32("tla/projection", dims, projection));
+        self.then("MatMul", "tla/mixings", &[values, "tla/projection"], None)
+    }
+
     fn reshaped<'a>(&mut self, value: &str, name: &'a str, shape: &[i64]) -> &'a str {
         let constant = format!("{name}_shape");
         self.initializers.push(tensor_i64(&constant, &[shape.len() as i64], shape));
@@ -86,33 +87,38 @@ impl Mixing {
         op_type: &str,
         name: &'a str,
         inputs: &[&str],
-        key: &str,
-        value: Attribute,
+        attribute: Option<(&str, Attribute)>,
     ) -> &'a str {
-        self.nodes.push(with_attribute(node(op_type, name, inputs, &[name]), key, value));
+        let made = node(op_type, name, inputs, &[name]);
+        self.nodes.push(match attribute {
+            Some((key, value)) => with_attribute(made, key, value),
+            None => made,
+        });
         name
     }
 }
 
-/// α·Pᵢᵀ of every module and i, `[modules, u, r²]`.
+/// α·Pᵢᵀ of every module and i: `[modules, u, r²]`, or `[u, modules, r²]` with one group.
 fn projection(selection: &Selection<'_>) -> Result<Vec<f32>, GraftError> {
-    let Geometry { rank, width, scale, .. } = selection.geometry;
+    let Geometry { rank, width, groups, scale, .. } = selection.geometry;
+    let (modules, square) = (selection.each.len(), rank * rank);
     let most = MAX_FILE / size_of::<f32>() as u64;
     // A rank fits a byte, a width and a number of modules sixteen bits and little more.
-    let numbers = selection.each.len() as u64 * width as u64 * (rank * rank) as u64;
+    let numbers = modules as u64 * width as u64 * square as u64;
     if numbers > most {
         return Err(GraftError::TooLarge { numbers, most });
     }
-    let mut flat = Vec::with_capacity(numbers as usize);
-    for selected in &selection.each {
+    let mut flat = vec![0.0; numbers as usize];
+    for (module, selected) in selection.each.iter().enumerate() {
         let each = projections(&selection.geometry, selected.target.module);
-        for p in each.chunks_exact(rank * rank) {
-            for k in 0..rank * rank {
+        for (i, p) in each.chunks_exact(square).enumerate() {
+            let place = if groups == 1 { i * modules + module } else { module * width + i };
+            for (k, out) in flat[place * square..][..square].iter_mut().enumerate() {
                 let value = f64::from(scale) * p[(k % rank) * rank + k / rank];
-                if !(value as f32).is_finite() {
+                *out = value as f32;
+                if !out.is_finite() {
                     return Err(GraftError::Scale { scale, value });
                 }
-                flat.push(value as f32);
             }
         }
     }
