@@ -22,7 +22,7 @@ arguments.add_argument("--tokens", type=int, default=5000)
 given = arguments.parse_args()
 
 
-def session(path):
+def loaded(path):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = given.threads
     options.log_severity_level = 3
@@ -35,7 +35,7 @@ def step(session):
     return 1e3 * (time.perf_counter() - start)
 
 
-sessions = [session(path) for path in given.models]
+sessions = [loaded(path) for path in given.models]
 known = {i.name: i for i in sessions[0].get_inputs()}
 random = numpy.random.default_rng(0)
 feeds = {
