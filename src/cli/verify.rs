@@ -21,6 +21,7 @@ use std::{
 };
 
 const SIGNATURE: &str = "signature";
+const UNBOUND: Option<&str> = Some("unbound");
 
 const WHAT_IT_PROVES: &str = "\
 What the checks prove:
@@ -75,7 +76,7 @@ impl Verify {
                 let checksum = hex(&adapter.checksum());
                 report.yes("file", format!("{} bytes, checksum {checksum}", bytes.len()));
             }
-            Err(error) => report.no("file", error.to_string()),
+            Err(error) => report.refused("file", Some(error.name()), error.to_string()),
         }
         if let Some(key) = &key {
             self.check_signature(key, &bytes, &mut report)?;
@@ -157,12 +158,14 @@ impl Verify {
         let base = Base::load(path)?;
         let (named, found) = (adapter.header().base_digest, base.digest(&self.threads)?);
         if named == [0; 32] {
-            report.no("base", "the adapter is unbound: it names no base".into());
+            let why = "the adapter is unbound: it names no base";
+            report.refused("base", UNBOUND, why.into());
         } else if named == found {
             report.yes("base", format!("base digest {}", hex(&found)));
         } else {
             let (named, found) = (hex(&named), hex(&found));
-            report.no("base", format!("the adapter names {named}, the model has {found}"));
+            let why = format!("the adapter names {named}, the model has {found}");
+            report.refused("base", Some("other-base"), why);
             return self.give_up(report, "not checked: the base is another model");
         }
         let v: Vec<f32> = adapter.values().collect();
@@ -171,7 +174,7 @@ impl Verify {
             Err(CliError::Projection(error))
                 if !matches!(error, ProjectionError::Threads { .. }) =>
             {
-                report.no("rebuild", error.to_string());
+                report.refused("rebuild", error.name(), error.to_string());
                 self.give_up_merged(report, "not checked: the adapter cannot be rebuilt");
                 Ok(())
             }
@@ -190,10 +193,12 @@ impl Verify {
         if named == found {
             report.yes("rebuild", format!("factors digest {}", hex(&found)));
         } else if named == [0; 32] {
-            report.no("rebuild", "the adapter is unbound: it names no factors".into());
+            let why = "the adapter is unbound: it names no factors";
+            report.refused("rebuild", UNBOUND, why.into());
         } else {
             let (named, found) = (hex(&named), hex(&found));
-            report.no("rebuild", format!("the adapter names {named}, it rebuilds to {found}"));
+            let why = format!("the adapter names {named}, it rebuilds to {found}");
+            report.refused("rebuild", Some("other-factors"), why);
             self.give_up_merged(report, "not checked: the adapter does not rebuild");
             return Ok(());
         }
@@ -251,16 +256,23 @@ struct Report {
 struct Check {
     name: &'static str,
     ok: bool,
+    /// The name of the refusal in spec/format.md, if it is one of those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<&'static str>,
     detail: String,
 }
 
 impl Report {
     fn yes(&mut self, name: &'static str, detail: String) {
-        self.checks.push(Check { name, ok: true, detail });
+        self.checks.push(Check { name, ok: true, refusal: None, detail });
     }
 
     fn no(&mut self, name: &'static str, detail: String) {
-        self.checks.push(Check { name, ok: false, detail });
+        self.refused(name, None, detail);
+    }
+
+    fn refused(&mut self, name: &'static str, refusal: Option<&'static str>, detail: String) {
+        self.checks.push(Check { name, ok: false, refusal, detail });
     }
 }
 

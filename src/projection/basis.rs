@@ -127,14 +127,12 @@ fn left(t: &[f64], lengths: &[f64], rows: usize, rank: usize) -> (Vec<f64>, Vec<
 
 fn residual(image: &Pass, v: &[f64], lengths: &[f64], cols: usize) -> f64 {
     let first = lengths[0] * lengths[0];
-    let mut worst = 0.0;
+    let mut worst: f64 = 0.0;
     for ((y, v), length) in image.y.chunks_exact(cols).zip(v.chunks_exact(cols)).zip(lengths) {
         let square = length * length;
         let difference: Vec<f64> = y.iter().zip(v).map(|(y, v)| y - square * v).collect();
         let share = if first > 0.0 { norm(&difference) / first } else { 0.0 };
-        if share > worst {
-            worst = share;
-        }
+        worst = worst.max(share);
     }
     worst
 }
@@ -143,7 +141,8 @@ fn gap(lengths: &[f64], next: f64, rank: usize) -> f64 {
     let after = if lengths.len() < rank { 0.0 } else { next };
     let followers = lengths[1..].iter().chain([&after]);
     let smallest = lengths.iter().zip(followers).map(|(a, b)| a - b).fold(f64::INFINITY, f64::min);
-    if lengths[0] > 0.0 && smallest > 0.0 { smallest / lengths[0] } else { 0.0 }
+    // Without any weight 0 ÷ 0, of which `max` makes 0.
+    (smallest / lengths[0]).max(0.0)
 }
 
 /// Rows of `n` as columns of an n×rank matrix; missing ones are zero.
@@ -226,13 +225,26 @@ mod tests {
     }
 
     #[test]
+    fn a_basis_is_determined_from_a_gap_of_2_to_the_minus_16_on() {
+        let of = |gap: f32| {
+            let w = array![[1.0f32, 0.0], [0.0, 1.0 - gap]];
+            basis(w.view(), MODULE, 2, 1).unwrap()
+        };
+        let limit = 2f32.powi(-16);
+        assert!(of(2.0 * limit).is_determined());
+        assert!(of(limit).is_determined());
+        assert!(!of(0.5 * limit).is_determined());
+        assert!(!of(0.0).is_determined());
+    }
+
+    #[test]
     fn the_gap_reaches_to_the_first_value_left_out() {
         assert_eq!(gap(&[4.0, 2.0], 1.0, 2), 0.25);
         // A smaller side than the rank leaves none out.
         assert_eq!(gap(&[4.0, 2.0], 1.0, 3), 0.5);
         assert_eq!(gap(&[4.0, 4.0], 1.0, 2), 0.0);
         assert_eq!(gap(&[4.0, 2.0], 3.0, 2), 0.0);
-        assert_eq!(gap(&[0.0], -1.0, 1), 0.0);
+        assert_eq!(gap(&[0.0], 0.0, 1), 0.0);
     }
 
     #[test]

@@ -60,3 +60,24 @@ pub enum ProjectionError {
     #[error("no {threads} threads could be started: {reason}. Ask for fewer.")]
     Threads { threads: usize, reason: String },
 }
+
+impl ProjectionError {
+    /// Its name among the refusals at use of `spec/format.md`. None for what is not the adapter's
+    /// or the base's fault.
+    pub const fn name(&self) -> Option<&'static str> {
+        match self {
+            Self::Header(error) => Some(error.name()),
+            Self::NonFiniteWeight { .. } => Some("weight-not-finite"),
+            Self::NothingSelected => Some("nothing-selected"),
+            Self::RoleMissing { .. } => Some("role-missing"),
+            Self::LayerMissing { .. } => Some("layer-missing"),
+            Self::TooManyGroups { .. } => Some("more-groups-than-modules"),
+            Self::Rank { .. }
+            | Self::EmptyWeight { .. }
+            | Self::DuplicateModule { .. }
+            | Self::ValueCount { .. }
+            | Self::NonFiniteValue { .. }
+            | Self::Threads { .. } => None,
+        }
+    }
+}

@@ -25,6 +25,8 @@ mod lanczos;
 #[cfg(feature = "std")]
 mod rebuild;
 #[cfg(feature = "std")]
+mod selection;
+#[cfg(feature = "std")]
 mod sums;
 
 pub use geometry::{Geometry, mixing_entry, mixing_into};
@@ -37,5 +39,6 @@ pub use self::{
     error::ProjectionError,
     factors::{Factors, delta, delta_row, factors, factors_digest, merged_f32},
     geometry::{mixing, projections},
-    rebuild::{rebuild, select},
+    rebuild::rebuild,
+    selection::{Selection, select},
 };

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{
     Edit, GraftError, Patch, SurgeryError, VALUES,
     lowrank::{LowRank, extend_all, first_site},
-    rebuild::Selection,
+    rebuild::{basis_of, selected, selection},
     refuse_grafted,
     values::mixing_of_all,
 };
@@ -59,22 +59,23 @@ pub fn graft(
 ) -> Result<Grafted, SurgeryError> {
     refuse_grafted(model.graph())?;
     refuse_old(model)?;
-    let selection = Selection::new(targets, header, v)?;
+    let selection = selection(targets, header, v)?;
+    let rank = selection.geometry().rank;
     let mut patch = Patch::default();
     patch.edits.push(Edit::AddInput(input(header)));
     patch.edits.push(Edit::AddInitializer(tensor_f32(VALUES, &[1, v.len() as i64], v)));
     let mixing = mixing_of_all(&selection)?;
     let (mut paths, mut factors) = (Vec::new(), Vec::new());
-    for selected in &selection.each {
-        let basis = selection.basis(model, selected, threads)?;
-        factors.push(selection.factors(selected, &basis));
-        paths.push(LowRank::new(selected.target, &basis, header.split)?);
+    for (index, target) in selected(targets, header).enumerate() {
+        let basis = basis_of(model, target, rank, threads)?;
+        factors.push(selection.factors(index, &basis));
+        paths.push(LowRank::new(target, &basis, header.split)?);
     }
     let first = first_site(&paths)?;
     patch.edits.extend(mixing.initializers.into_iter().map(Edit::AddInitializer));
     let nodes = mixing.nodes;
     patch.edits.extend(first.map(|node_index| Edit::InsertAfter { node_index, nodes }));
-    extend_all(model.graph(), &mut patch, &paths, selection.geometry.rank)?;
+    extend_all(model.graph(), &mut patch, &paths, rank)?;
     let mut proto = model.proto.clone();
     patch.apply(proto.graph.get_or_insert_default())?;
     let modules = factors.iter().map(|f| f.module).collect();

@@ -11,7 +11,7 @@
 //! be larger than all it does. With one group a single product is several times as fast as one for
 //! each module.
 
-use super::{GraftError, VALUES, mixing_of, rebuild::Selection};
+use super::{GraftError, VALUES, mixing_of};
 use crate::{
     format::Projection,
     model::{
@@ -19,7 +19,7 @@ use crate::{
         node::{Attribute, node, tensor_f32, tensor_i64, with_attribute},
         proto::{NodeProto, TensorProto},
     },
-    projection::{Geometry, projections},
+    projection::{Geometry, Selection, projections},
 };
 
 /// Nodes that make [`mixing_of`] every module from [`VALUES`], and the constants they read.
@@ -29,11 +29,11 @@ pub(super) struct Mixing {
 }
 
 /// Plans M of every selected module.
-pub(super) fn mixing_of_all(selection: &Selection<'_>) -> Result<Mixing, GraftError> {
-    let Geometry { rank, width, groups, .. } = selection.geometry;
-    let [modules, rank, width] = [selection.each.len(), rank, width].map(|n| n as i64);
+pub(super) fn mixing_of_all(selection: &Selection) -> Result<Mixing, GraftError> {
+    let Geometry { rank, width, groups, .. } = *selection.geometry();
+    let [modules, rank, width] = [selection.modules().len(), rank, width].map(|n| n as i64);
     let mut mixing = Mixing { initializers: Vec::new(), nodes: Vec::new() };
-    let mixings = match (selection.geometry.projection, groups) {
+    let mixings = match (selection.geometry().projection, groups) {
         (Projection::Seeded, 1) => {
             mixing.projected(VALUES, &[width, modules * rank * rank], &projection(selection)?)
         }
@@ -45,14 +45,14 @@ pub(super) fn mixing_of_all(selection: &Selection<'_>) -> Result<Mixing, GraftEr
             let values = mixing.of_modules(selection, [rank, rank]);
             let turn = Attribute::Ints(vec![0, 1, 3, 2]);
             let turned = mixing.then("Transpose", "tla/turned", &[values], Some(("perm", turn)));
-            mixing.initializers.push(tensor_f32("tla/scale", &[1], &[selection.geometry.scale]));
+            mixing.initializers.push(tensor_f32("tla/scale", &[1], &[selection.geometry().scale]));
             mixing.then("Mul", "tla/mixings", &[turned, "tla/scale"], None)
         }
     };
     let stacked = mixing.reshaped(mixings, "tla/stacked", &[-1, modules * rank, rank]);
-    let sizes = vec![rank; selection.each.len()];
+    let sizes = vec![rank; selection.modules().len()];
     mixing.initializers.push(tensor_i64("tla/sizes", &[modules], &sizes));
-    let outputs: Vec<String> = selection.each.iter().map(|s| mixing_of(s.target.module)).collect();
+    let outputs: Vec<String> = selection.modules().iter().copied().map(mixing_of).collect();
     let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
     let cut = node("Split", "tla/split", &[stacked, "tla/sizes"], &outputs);
     mixing.nodes.push(with_attribute(cut, "axis", Attribute::Int(1)));
@@ -61,10 +61,10 @@ pub(super) fn mixing_of_all(selection: &Selection<'_>) -> Result<Mixing, GraftEr
 
 impl Mixing {
     /// The values of each module's group, `[rows, modules, …]`, each of the shape `inner`.
-    fn of_modules(&mut self, selection: &Selection<'_>, inner: [i64; 2]) -> &'static str {
-        let shape = [-1, selection.geometry.groups as i64, inner[0], inner[1]];
+    fn of_modules(&mut self, selection: &Selection, inner: [i64; 2]) -> &'static str {
+        let shape = [-1, selection.geometry().groups as i64, inner[0], inner[1]];
         let values = self.reshaped(VALUES, "tla/values", &shape);
-        let each: Vec<i64> = selection.each.iter().map(|s| s.group as i64).collect();
+        let each: Vec<i64> = selection.groups().iter().map(|&group| group as i64).collect();
         self.initializers.push(tensor_i64("tla/groups", &[each.len() as i64], &each));
         let axis = Some(("axis", Attribute::Int(1)));
         self.then("Gather", "tla/grouped", &[values, "tla/groups"], axis)
@@ -99,9 +99,9 @@ impl Mixing {
 }
 
 /// α·Pᵢᵀ of every module and i: `[modules, u, r²]`, or `[u, modules, r²]` with one group.
-fn projection(selection: &Selection<'_>) -> Result<Vec<f32>, GraftError> {
-    let Geometry { rank, width, groups, scale, .. } = selection.geometry;
-    let (modules, square) = (selection.each.len(), rank * rank);
+fn projection(selection: &Selection) -> Result<Vec<f32>, GraftError> {
+    let Geometry { rank, width, groups, scale, .. } = *selection.geometry();
+    let (modules, square) = (selection.modules().len(), rank * rank);
     let most = MAX_FILE / size_of::<f32>() as u64;
     // A rank fits a byte, a width and a number of modules sixteen bits and little more.
     let numbers = modules as u64 * width as u64 * square as u64;
@@ -109,8 +109,8 @@ fn projection(selection: &Selection<'_>) -> Result<Vec<f32>, GraftError> {
         return Err(GraftError::TooLarge { numbers, most });
     }
     let mut flat = vec![0.0; numbers as usize];
-    for (module, selected) in selection.each.iter().enumerate() {
-        let each = projections(&selection.geometry, selected.target.module);
+    for (module, &id) in selection.modules().iter().enumerate() {
+        let each = projections(selection.geometry(), id);
         for (i, p) in each.chunks_exact(square).enumerate() {
             let place = if groups == 1 { i * modules + module } else { module * width + i };
             for (k, out) in flat[place * square..][..square].iter_mut().enumerate() {

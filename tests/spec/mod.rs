@@ -131,14 +131,9 @@ impl Base {
             return Err("other-base");
         }
         let v: Vec<f32> = adapter.values().collect();
-        let factors = self.factors(header, &v).map_err(|error| match error {
-            ProjectionError::NothingSelected => "nothing-selected",
-            ProjectionError::RoleMissing { .. } => "role-missing",
-            ProjectionError::LayerMissing { .. } => "layer-missing",
-            ProjectionError::TooManyGroups { .. } => "more-groups-than-modules",
-            ProjectionError::NonFiniteWeight { .. } => "weight-not-finite",
-            other => panic!("{other}"),
-        })?;
+        let factors = self
+            .factors(header, &v)
+            .map_err(|error| error.name().unwrap_or_else(|| panic!("{error}")))?;
         match factors_digest(&factors) == header.factors_digest {
             true => Ok(factors),
             false => Err("other-factors"),
