@@ -242,7 +242,9 @@ mod tests {
 
     #[test]
     fn a_pass_is_the_plain_loop_bit_for_bit() {
-        for (rows, cols, c) in [(1, 1, 1), (3, 5, 2), (130, 19, 3), (261, 8, 4), (6, 300, 1)] {
+        for (rows, cols, c) in
+            [(1, 1, 1), (5, 1, 2), (3, 5, 2), (130, 19, 3), (261, 8, 4), (6, 300, 1)]
+        {
             let value = |i: usize| ((i * 7919 % 1009) as f64 - 504.0) / 97.0;
             let w: Vec<f32> = (0..rows * cols).map(|i| value(i) as f32).collect();
             let x: Vec<f64> = (0..c * cols).map(|i| value(i + 31)).collect();
