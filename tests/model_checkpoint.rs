@@ -75,7 +75,7 @@ fn matrices_that_cannot_be_adapted_are_listed_with_the_reason() {
     let place = all.iter().position(|t| t.name == q).unwrap();
     let matrix = |name: &str| Stored { name: name.into(), ..all[place].clone() };
     let more = [
-        matrix("model.layers.0.self_attn.qkv_proj.weight"),
+        matrix("model.layers.2.self_attn.qkv_proj.weight"),
         matrix("model.layers.0.mlp.experts.3.up_proj.weight"),
         matrix("model.layers.1.mlp.up_proj.qweight"),
         matrix("vision.layers.0.self_attn.q_proj.weight"),
@@ -86,7 +86,7 @@ fn matrices_that_cannot_be_adapted_are_listed_with_the_reason() {
     };
     all.extend(more);
     for (name, word) in [
-        ("model.layers.0.self_attn.qkv_proj.weight", "packed"),
+        ("model.layers.2.self_attn.qkv_proj.weight", "packed"),
         ("model.layers.0.mlp.experts.3.up_proj.weight", "its role is unknown"),
         ("model.layers.1.mlp.up_proj.qweight", "quantised"),
         ("vision.layers.0.self_attn.q_proj.weight", "its role is unknown"),

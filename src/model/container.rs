@@ -1,6 +1,8 @@
 //! What the two containers of a model have in common, and telling them apart.
 
-use super::{Checkpoint, ModelError, OnnxModel, Target, Targets, find_targets, module_digest};
+use super::{
+    Checkpoint, ModelError, Naming, OnnxModel, Target, Targets, find_targets_by, module_digest,
+};
 use ndarray::Array2;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +18,12 @@ pub trait Container: Sync {
     fn files(&self) -> Vec<PathBuf>;
 
     /// What in it can be adapted.
-    fn targets(&self) -> Result<Targets, ModelError>;
+    fn targets(&self) -> Result<Targets, ModelError> {
+        self.targets_by(&Naming::default())
+    }
+
+    /// What in it can be adapted, where the user's rules come before the known names.
+    fn targets_by(&self, naming: &Naming) -> Result<Targets, ModelError>;
 
     /// The canonical weight of a module: `[out, in]`, row-major.
     fn weight(&self, target: &Target) -> Result<Array2<f32>, ModelError>;
@@ -73,8 +80,8 @@ impl Container for OnnxModel {
         OnnxModel::files(self)
     }
 
-    fn targets(&self) -> Result<Targets, ModelError> {
-        find_targets(self)
+    fn targets_by(&self, naming: &Naming) -> Result<Targets, ModelError> {
+        find_targets_by(self, naming)
     }
 
     fn weight(&self, target: &Target) -> Result<Array2<f32>, ModelError> {

@@ -2,7 +2,7 @@
 //! section "Base digest".
 
 use super::{Container, ModelError, Target, Targets};
-use crate::format::{ModuleId, RoleSet};
+use crate::format::ModuleId;
 use ndarray::ArrayView2;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -52,7 +52,8 @@ pub fn module_digest(weight: ArrayView2<f32>) -> [u8; 32] {
     hasher.finish()
 }
 
-/// The digest of the seven linear roles in every layer, whatever an adapter targets.
+/// The digest of the seven linear roles in every layer, or of those that a user's rules name,
+/// whatever an adapter targets.
 ///
 /// Refuses a model in which any of them cannot be read. Modules are hashed in parallel and
 /// joined in order, so the number of threads does not show.
@@ -69,7 +70,7 @@ pub fn base_digest(model: &dyn Container, targets: &Targets) -> Result<[u8; 32],
 fn covered(targets: &Targets) -> Result<Vec<&Target>, ModelError> {
     let layers = u16::try_from(targets.layers).unwrap_or(u16::MAX);
     (0..layers)
-        .flat_map(|layer| RoleSet::LINEAR.iter().map(move |role| ModuleId { layer, role }))
+        .flat_map(|layer| targets.covered.iter().map(move |role| ModuleId { layer, role }))
         .map(|module| targets.get(module).ok_or(ModelError::NoDigest { module }))
         .collect()
 }

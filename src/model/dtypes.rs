@@ -3,6 +3,7 @@
 use super::{
     ModelError,
     proto::{TensorProto, tensor_proto::DataType},
+    quantised,
 };
 use prost::bytes::Bytes;
 
@@ -90,7 +91,8 @@ pub(crate) fn expected_bytes(tensor: &TensorProto) -> Result<Option<u64>, ModelE
 }
 
 /// The inline bytes of `tensor`, checked against its shape: `raw_data`, or `float_data` and the
-/// 16-bit floats in `int32_data` rewritten in its layout. Other typed fields are not read.
+/// 16-bit floats and small integers in `int32_data` rewritten in its layout. Other typed fields are
+/// not read.
 pub(crate) fn inline_bytes(tensor: &TensorProto) -> Result<Bytes, ModelError> {
     let bytes = match (&tensor.raw_data, ElementType::of(tensor)) {
         (Some(raw), _) => raw.clone(),
@@ -99,6 +101,10 @@ pub(crate) fn inline_bytes(tensor: &TensorProto) -> Result<Bytes, ModelError> {
         }
         (None, ElementType::F16 | ElementType::Bf16) => {
             tensor.int32_data.iter().flat_map(|&x| (x as u16).to_le_bytes()).collect()
+        }
+        // Of integers of four bits an element of the field holds two, packed as in `raw_data`.
+        (None, other) if quantised::bits_of(other).is_some() => {
+            tensor.int32_data.iter().map(|&x| x as u8).collect()
         }
         (None, other) => {
             return Err(ModelError::NotFloat { name: tensor.name().into(), dtype: other.name() });

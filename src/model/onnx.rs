@@ -4,9 +4,10 @@ use super::{
     Checkpoint, ModelError, Target, constants,
     dtypes::{self, ElementType},
     external,
+    packed::Part,
     proto::{GraphProto, ModelProto, TensorProto},
 };
-use ndarray::{Array2, ArrayD, ArrayView2};
+use ndarray::{Array2, ArrayD, ArrayView2, s};
 use prost::{Message, bytes::Bytes};
 use std::{
     collections::{BTreeSet, HashSet},
@@ -150,11 +151,21 @@ impl OnnxModel {
         let tensor = self
             .initializer(&target.initializer)
             .ok_or_else(|| ModelError::NoInitializer { name: target.initializer.clone() })?;
-        let stored = self
-            .tensor_f32(tensor)?
-            .into_dimensionality::<ndarray::Ix2>()
-            .map_err(|_| bad_shape(tensor))?;
-        let weight = if target.stored_transposed { stored.t() } else { stored.view() };
+        let stored = match &target.quantisation {
+            Some(quantisation) => quantisation.grid(self, tensor)?.values(),
+            None => {
+                self.tensor_f32(tensor)?.into_dimensionality().map_err(|_| bad_shape(tensor))?
+            }
+        };
+        let whole = if target.stored_transposed { stored.t() } else { stored.view() };
+        let rows = match target.part {
+            Some(Part { first, .. }) => first..first.saturating_add(target.rows),
+            None => 0..target.rows,
+        };
+        if whole.nrows() != target.stored_rows() || rows.end > whole.nrows() {
+            return Err(bad_shape(tensor));
+        }
+        let weight = whole.slice_move(s![rows, ..]);
         match weight.dim() == (target.rows, target.cols) {
             true => Ok(work(weight)),
             false => Err(bad_shape(tensor)),

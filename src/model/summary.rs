@@ -14,7 +14,7 @@ pub struct TargetLine {
     pub rows: usize,
     /// Input size.
     pub cols: usize,
-    /// Element type by its ONNX name.
+    /// How the weight is stored: the element type by its ONNX name, or bits and blocks.
     pub dtype: String,
     /// The node; null in a checkpoint, which has no graph.
     pub node: Option<String>,
@@ -31,7 +31,7 @@ impl From<&Target> for TargetLine {
             role: target.module.role.name(),
             rows: target.rows,
             cols: target.cols,
-            dtype: target.dtype.name(),
+            dtype: target.stored_as(),
             node: target.node.as_ref().map(|node| node.name.clone()),
             initializer: target.initializer.clone(),
             shared: target.shared,

@@ -178,6 +178,7 @@ mod tests {
         assert!(close(&b.v, array![[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]), "{:?}", b.v);
         assert!(close(&b.u, array![[0.0, 1.0], [-1.0, 0.0]]), "{:?}", b.u);
         assert!(b.residual < 1e-15 && (b.gap - 0.4).abs() < 1e-12);
+        assert_eq!(b.steps, 2);
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub(super) fn leading(
     let n = gram.cols();
     let wanted = rank.min(n).min(gram.rows());
     let mut space = Krylov { n, q: Vec::new(), columns: Vec::new(), drawn: 0 };
-    let (mut longest, mut next_check, mut steps) = (0.0, wanted, 0);
+    let (mut longest, mut next_check, mut steps) = (0f64, wanted, 0);
     loop {
         if space.dimension() == space.processed() {
             (0..BLOCK.min(wanted)).for_each(|_| space.draw(module));
@@ -79,7 +79,7 @@ pub(super) fn leading(
         if p >= wanted && (stop || p >= next_check) {
             let ritz = eigen(space.projected(), p);
             if stop || space.converged(&ritz, wanted) {
-                let next = ritz.values.get(wanted).map_or(0.0, |&x| if x > 0.0 { x } else { 0.0 });
+                let next = ritz.values.get(wanted).map_or(0.0, |&x| x.max(0.0));
                 return Ok(Leading { vectors: space.lift(&ritz, wanted), next, steps });
             }
             next_check = p + (p / 8).max(1);
@@ -116,9 +116,7 @@ impl Krylov {
     fn extend(&mut self, z: &[f64], longest: &mut f64) {
         let mut z = z.to_vec();
         let before = norm(&z);
-        if before > *longest {
-            *longest = before;
-        }
+        *longest = longest.max(before);
         let mut column = orthogonalise(&mut z, &self.q);
         let beta = norm(&z);
         if self.dimension() < self.n && beta > BREAKDOWN * *longest {
@@ -168,5 +166,44 @@ impl Krylov {
             .take(wanted)
             .flat_map(|s| combine(&self.q, self.n, s))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::Role;
+
+    #[test]
+    fn the_cap_is_the_one_of_the_spec() {
+        assert_eq!([1, 2, 64].map(cap), [248, 256, 752]);
+    }
+
+    #[test]
+    fn a_start_vector_with_little_that_is_new_gives_way_to_a_unit_vector() {
+        let n = 3;
+        let start_of = |layer| {
+            let mut start = vec![0.0; n];
+            stream::start(ModuleId::new(layer, Role::Q), 0, &mut start);
+            start
+        };
+        let module = ModuleId::new((0..).find(|&l| norm(&start_of(l)) > 1.5).unwrap(), Role::Q);
+        let start = start_of(module.layer);
+        let before = norm(&start);
+        // Orthogonal to the start vector, and short beside it.
+        let mut aside = vec![-start[1], start[0], 0.0];
+        let length = norm(&aside);
+        divide(&mut aside, length);
+        for (share, is_new) in [(0.95 * NOTHING_NEW, false), (1.05 * NOTHING_NEW, true)] {
+            let tilted = start.iter().zip(&aside).map(|(x, a)| x / before + share * a);
+            let mut known: Vec<f64> = tilted.collect();
+            let length = norm(&known);
+            divide(&mut known, length);
+            let mut space = Krylov { n, q: known.clone(), columns: Vec::new(), drawn: 0 };
+            space.draw(module);
+            let unit = completion(&known, n).unwrap();
+            let drawn = &space.q[n..];
+            assert_eq!(drawn != unit, is_new, "{drawn:?} {unit:?}");
+        }
     }
 }

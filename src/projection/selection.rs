@@ -92,3 +92,32 @@ pub fn select(header: &Header, modules: &[ModuleId]) -> Result<Vec<ModuleId>, Pr
     }
     Ok(selected)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{RoleSet, Tying};
+
+    #[test]
+    fn modules_are_those_of_the_header_and_groups_those_of_the_tying() {
+        let known = [(1, Role::Up), (0, Role::Q), (1, Role::Q), (0, Role::Up), (0, Role::K)];
+        let known = known.map(|(layer, role)| ModuleId { layer, role });
+        let roles = RoleSet::from_roles([Role::Q, Role::Up]).unwrap();
+        let header = Header { roles, groups: 2, width: 1, ..Header::default() };
+        let of = |tying| Selection::new(&Header { tying, ..header }, &known, &[0.5, -1.0]).unwrap();
+        let tiled = of(Tying::Tiled);
+        assert_eq!(tiled.modules(), [known[1], known[3], known[2], known[0]]);
+        assert_eq!(tiled.groups(), [0, 0, 1, 1]);
+        assert_eq!(of(Tying::Structured).groups(), [0, 1, 0, 1]);
+    }
+
+    #[test]
+    fn as_many_groups_as_modules_are_enough_and_one_more_is_not() {
+        let known = [0, 1, 2].map(|layer| ModuleId { layer, role: Role::Q });
+        let roles = RoleSet::from_roles([Role::Q]).unwrap();
+        let header = |groups| Header { roles, groups, ..Header::default() };
+        assert_eq!(select(&header(3), &known).unwrap(), known);
+        let error = select(&header(4), &known).unwrap_err();
+        assert_eq!(error, ProjectionError::TooManyGroups { groups: 4, modules: 3 });
+    }
+}

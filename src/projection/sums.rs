@@ -125,6 +125,12 @@ mod tests {
     }
 
     #[test]
+    fn a_combination_adds_each_row_times_its_coefficient() {
+        let rows = [1.0, 2.0, 10.0, 20.0];
+        assert_eq!(combine(&rows, 2, &[3.0, 0.5]), [8.0, 16.0]);
+    }
+
+    #[test]
     fn a_set_can_be_completed_until_it_spans_the_space() {
         let n = 5;
         let mut basis = Vec::new();

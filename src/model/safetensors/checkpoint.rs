@@ -8,7 +8,7 @@ use super::{
     reader::PIECE,
 };
 use crate::model::{
-    Container, ElementType, Kind, ModelError, Target, Targets, digest::ValueHasher, dtypes,
+    Container, ElementType, Kind, ModelError, Naming, Target, Targets, digest::ValueHasher, dtypes,
 };
 use ndarray::Array2;
 use std::{
@@ -178,7 +178,7 @@ impl Checkpoint {
         let name = &target.initializer;
         let tensor =
             self.tensor(name).ok_or_else(|| CheckpointError::NoTensor { name: name.clone() })?;
-        if tensor.shape != [target.rows, target.cols] {
+        if tensor.shape != [target.stored_rows(), target.cols] {
             let shape = tensor.shape.iter().map(|&d| d as u64).collect();
             return Err(CheckpointError::BadShape { name: name.clone(), shape }.into());
         }
@@ -189,7 +189,11 @@ impl Checkpoint {
     /// Hands the values of a target to `each`, widened to f32, piece by piece.
     fn values(&self, target: &Target, mut each: impl FnMut(&[f32])) -> Result<(), ModelError> {
         let (tensor, element) = self.float(target)?;
-        self.reader(&tensor.name)?.pieces(PIECE, |bytes| {
+        let row = tensor.bytes / tensor.shape[0].max(1) as u64;
+        let first = target.part.map_or(0, |part| part.first);
+        let mut reader = self.reader(&tensor.name)?;
+        reader.narrow(first as u64 * row, target.rows as u64 * row)?;
+        reader.pieces(PIECE, |bytes| {
             each(&dtypes::widen(&tensor.name, element, bytes)?);
             Ok(())
         })
@@ -210,8 +214,8 @@ impl Container for Checkpoint {
         BTreeSet::from_iter(shards.chain([self.path.clone()])).into_iter().collect()
     }
 
-    fn targets(&self) -> Result<Targets, ModelError> {
-        names::find(self)
+    fn targets_by(&self, naming: &Naming) -> Result<Targets, ModelError> {
+        names::find(self, naming)
     }
 
     fn weight(&self, target: &Target) -> Result<Array2<f32>, ModelError> {

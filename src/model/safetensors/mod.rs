@@ -6,6 +6,7 @@
 //! tests hold both against each other.
 
 mod checkpoint;
+mod config;
 mod error;
 mod header;
 mod index;

@@ -1,30 +1,44 @@
 //! Which tensor of a checkpoint is which module.
 
-use super::{Checkpoint, CheckpointError, Tensor};
+use super::{Checkpoint, CheckpointError, Tensor, config::Heads};
 use crate::{
-    format::ModuleId,
+    format::{ModuleId, Role},
     model::{
-        ModelError, Skipped, Target, Targets,
-        linear::{role_of, tensor_layer},
-        targets::incomplete_layers,
+        Container, ModelError, Naming, Part, Skipped, Target, Targets,
+        naming::{Claim, layer_of_tensor},
     },
 };
 use std::collections::BTreeMap;
 
-/// Finds the modules of a checkpoint by the names its tensors have in transformers. Refuses one
-/// in which nothing can be adapted; other matrices are in [`Targets::skipped`].
-pub(super) fn find(checkpoint: &Checkpoint) -> Result<Targets, ModelError> {
+/// Finds the modules of a checkpoint by the names its tensors have in transformers, or by the
+/// user's rules. Refuses one in which nothing can be adapted or two tensors claim one module; other
+/// matrices are in [`Targets::skipped`].
+pub(super) fn find(checkpoint: &Checkpoint, naming: &Naming) -> Result<Targets, ModelError> {
+    let heads = Heads::read(checkpoint.folder());
     let mut found = BTreeMap::<ModuleId, Target>::new();
+    let mut claims = BTreeMap::<ModuleId, &str>::new();
     let mut skipped = Vec::new();
     let mut layers = 0;
     for tensor in checkpoint.tensors() {
-        if let Some((layer, _)) = tensor_layer(&tensor.name) {
+        if let Some(layer) = layer_of_tensor(&tensor.name) {
             layers = layers.max(usize::from(layer) + 1);
         }
-        match examine(tensor) {
-            Verdict::Target(target) => drop(found.insert(target.module, target)),
-            Verdict::Skip(reason) => skipped.push(Skipped { name: tensor.name.clone(), reason }),
-            Verdict::NotLinear => {}
+        let Some(claim) = naming.of_tensor(&tensor.name) else {
+            if let Some(reason) = other(tensor) {
+                skipped.push(Skipped { name: tensor.name.clone(), reason });
+            }
+            continue;
+        };
+        for module in claim.modules() {
+            layers = layers.max(usize::from(module.layer) + 1);
+            if let Some(first) = claims.insert(module, &tensor.name) {
+                let (first, second) = (first.to_owned(), tensor.name.clone());
+                return Err(ModelError::ClaimedTwice { module, first, second });
+            }
+        }
+        match examine(tensor, claim, heads.as_ref()) {
+            Ok(targets) => found.extend(targets.into_iter().map(|t| (t.module, t))),
+            Err(reason) => skipped.push(Skipped { name: tensor.name.clone(), reason }),
         }
     }
     if found.is_empty() {
@@ -40,73 +54,86 @@ pub(super) fn find(checkpoint: &Checkpoint) -> Result<Targets, ModelError> {
         let reason = format!("{NO_HEAD}; its matrix is the embedding's and not stored again");
         skipped.push(Skipped { name: HEAD.into(), reason });
     }
-    skipped.extend(incomplete_layers(layers, &found));
-    Ok(Targets { targets: found.into_values().collect(), skipped, layers })
+    Ok(Targets::complete(found, skipped, layers, naming.covered()))
 }
 
 const HEAD: &str = "lm_head.weight";
 const NO_HEAD: &str = "the head is not among the seven linear roles";
 
-enum Verdict {
-    Target(Target),
-    Skip(String),
-    NotLinear,
-}
-
-fn examine(tensor: &Tensor) -> Verdict {
-    let path = tensor.name.strip_suffix(".weight").unwrap_or_default();
-    let module = tensor_layer(path).and_then(|(layer, rest)| {
-        let (block, projection) = rest.split_once('.')?;
-        Some(ModuleId { layer, role: role_of(block, projection)? })
-    });
-    let Some(module) = module else { return other(tensor, path) };
-    let Some(dtype) = tensor.element() else {
-        return Verdict::Skip(format!(
+/// The modules of a tensor, or why they cannot be adapted.
+fn examine(tensor: &Tensor, claim: Claim, heads: Option<&Heads>) -> Result<Vec<Target>, String> {
+    let dtype = tensor.element().ok_or_else(|| {
+        format!(
             "its values are {}; this version adapts F32, F16 and BF16, use a checkpoint in one of them",
             tensor.dtype
-        ));
-    };
+        )
+    })?;
     let &[rows, cols] = &tensor.shape[..] else {
-        return Verdict::Skip(format!("it has the shape {:?}, not two sizes", tensor.shape));
+        return Err(format!("it has the shape {:?}, not two sizes", tensor.shape));
     };
     if rows == 0 || cols == 0 {
-        return Verdict::Skip("it is empty".into());
+        return Err("it is empty".into());
     }
-    Verdict::Target(Target {
-        module,
-        rows,
-        cols,
-        dtype,
-        initializer: tensor.name.clone(),
-        stored_transposed: false,
-        shared: false,
-        node: None,
-    })
+    let sizes = sizes(claim, rows, heads)?;
+    let packed = sizes.len() > 1;
+    let mut first = 0;
+    let mut targets = Vec::with_capacity(sizes.len());
+    for (module, own) in claim.modules().zip(sizes) {
+        targets.push(Target {
+            module,
+            rows: own,
+            cols,
+            dtype,
+            computed_in: dtype,
+            initializer: tensor.name.clone(),
+            stored_transposed: false,
+            part: packed.then_some(Part { first, of: rows }),
+            quantisation: None,
+            shared: false,
+            node: None,
+        });
+        first += own;
+    }
+    Ok(targets)
 }
 
-/// A tensor that is no module's weight. Of a packed or quantised one, the tensor that holds the
+/// Rows of each module of a claim.
+fn sizes(claim: Claim, rows: usize, heads: Option<&Heads>) -> Result<Vec<usize>, String> {
+    match claim.roles {
+        [_] => Ok(vec![rows]),
+        [Role::Gate, Role::Up] if rows.is_multiple_of(2) => Ok(vec![rows / 2; 2]),
+        [Role::Q, Role::K, Role::V] => {
+            let heads = heads.ok_or(
+                "a packed projection, and no config.json beside the checkpoint says how many heads \
+                 it has; put it there",
+            )?;
+            heads.rows(rows).ok_or_else(|| {
+                format!("a packed projection of {rows} rows, which do not fit config.json")
+            })
+        }
+        _ => Err(format!("a packed projection of {rows} rows, an odd number")),
+    }
+}
+
+/// Why a matrix that no name leads to is left out. Of a quantised one, the tensor that holds the
 /// values is named, not its scales.
-fn other(tensor: &Tensor, path: &str) -> Verdict {
+fn other(tensor: &Tensor) -> Option<String> {
     let name = &tensor.name;
     if name == HEAD {
-        return Verdict::Skip(NO_HEAD.into());
+        return Some(NO_HEAD.into());
     }
     if ["qweight", "weight_packed"].iter().any(|end| name.rsplit('.').next() == Some(end)) {
-        return Verdict::Skip(
-            "a quantised weight, which this version does not adapt; use the checkpoint it was made from"
-                .into(),
-        );
+        let reason = "a quantised weight, which this version does not adapt; use the checkpoint it \
+                      was made from";
+        return Some(reason.into());
     }
-    if path.is_empty() || tensor.shape.len() != 2 || path.ends_with("embed_tokens") {
-        return Verdict::NotLinear;
+    let path = name.strip_suffix(".weight")?;
+    if tensor.shape.len() != 2 || path.ends_with("embed_tokens") {
+        return None;
     }
-    if path.ends_with("qkv_proj") || path.ends_with("gate_up_proj") {
-        return Verdict::Skip(
-            "a packed projection, which this version does not cut into its modules".into(),
-        );
-    }
-    Verdict::Skip(
-        "it is not named like model.layers.0.self_attn.q_proj.weight, so its role is unknown"
+    Some(
+        "it is not named like model.layers.0.self_attn.q_proj.weight, so its role is unknown; name \
+         it with --module NAME=ROLE"
             .into(),
     )
 }

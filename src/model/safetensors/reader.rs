@@ -28,6 +28,17 @@ impl TensorReader {
         Ok(Self { file, path: shard.path.clone(), left: tensor.bytes })
     }
 
+    /// Leaves only `length` bytes from `skip` on of what was not read yet.
+    pub(super) fn narrow(&mut self, skip: u64, length: u64) -> Result<(), ModelError> {
+        let fits = skip.checked_add(length).is_some_and(|end| end <= self.left);
+        let from = i64::try_from(skip).ok().filter(|_| fits);
+        let from = from.ok_or_else(|| CheckpointError::Changed { path: self.path.clone() })?;
+        let io = |e| ModelError::io("read", &self.path, e);
+        self.file.seek(SeekFrom::Current(from)).map_err(io)?;
+        self.left = length;
+        Ok(())
+    }
+
     /// Bytes not read yet.
     pub fn left(&self) -> u64 {
         self.left

@@ -1,0 +1,29 @@
+//! Operators that multiply by a stored matrix, and telling operators apart.
+
+use super::proto::NodeProto;
+
+/// Whether `node` is the standard operator `op`.
+pub(crate) fn is_standard(node: &NodeProto, op: &str) -> bool {
+    node.op_type() == op && matches!(node.domain(), "" | "ai.onnx")
+}
+
+/// Whether `node` is the operator `op` of ONNX Runtime's own set.
+pub(crate) fn is_microsoft(node: &NodeProto, op: &str) -> bool {
+    node.op_type() == op && node.domain() == "com.microsoft"
+}
+
+/// Operators that multiply by a stored matrix but are none of those that can be adapted.
+pub(crate) fn is_other_linear(node: &NodeProto) -> bool {
+    const OTHERS: [&str; 9] = [
+        "DynamicQuantizeMatMul",
+        "FusedGemm",
+        "FusedMatMul",
+        "Gemm",
+        "MatMulBnb4",
+        "MatMulFpQ4",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "QLinearMatMul",
+    ];
+    OTHERS.contains(&node.op_type())
+}
