@@ -1,6 +1,6 @@
 //! The model an adapter belongs to.
 
-use super::{CliError, threads::Threads};
+use super::{CliError, names::Names, threads::Threads};
 use crate::{
     format::Header,
     model::{Model, Targets, base_digest},
@@ -19,9 +19,9 @@ pub struct Base {
 
 impl Base {
     /// Loads an .onnx file, a .safetensors file, an index of several, or a folder with one.
-    pub fn load(path: &Path) -> Result<Self, CliError> {
+    pub fn load(path: &Path, names: &Names) -> Result<Self, CliError> {
         let model = Model::load(path)?;
-        let targets = model.container().targets()?;
+        let targets = model.container().targets_by(&names.naming())?;
         Ok(Self { model, targets })
     }
 

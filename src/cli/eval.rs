@@ -9,14 +9,14 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{CliError, Output, Verdict, files, progress::Progress, threads::Threads};
+use super::{CliError, Output, Verdict, files, names::Names, progress::Progress, threads::Threads};
 use crate::{
     eval::{
         answers::{Answered, Pace, answer_all},
         report::EvalReport,
     },
     format::{Adapter, Header, Split},
-    model::{OnnxModel, Targets, base_digest, find_targets},
+    model::{OnnxModel, Targets, base_digest, find_targets_by},
     policy::live::Live,
     projection::{Geometry, select},
     runtime::{SessionOptions, Tensor, ready},
@@ -58,6 +58,8 @@ pub struct Eval {
     #[arg(long, value_name = "N", default_value_t = 100)]
     batch: usize,
     #[command(flatten)]
+    names: Names,
+    #[command(flatten)]
     threads: Threads,
 }
 
@@ -91,7 +93,7 @@ impl Eval {
         if let Some(path) = &self.answers {
             files::check_output(path, &inputs)?;
         }
-        let targets = find_targets(&model)?;
+        let targets = find_targets_by(&model, &self.names.naming())?;
         let voice = voice_of(&model)?;
         let read = match &self.adapter {
             Some(path) => Some((path, belonging(path, &model, &targets, out)?)),

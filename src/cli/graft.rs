@@ -2,7 +2,7 @@
 
 use super::{
     CliError, Output, Verdict, adapter_file::AdapterFile, base::Base, destination::Destination,
-    files, recipe::Recipe, threads::Threads,
+    files, names::Names, recipe::Recipe, threads::Threads,
 };
 use crate::{
     format::{Header, ModuleId},
@@ -48,6 +48,8 @@ pub struct Graft {
     #[arg(long, conflicts_with = "recipe")]
     unbound: bool,
     #[command(flatten)]
+    names: Names,
+    #[command(flatten)]
     threads: Threads,
 }
 
@@ -55,7 +57,7 @@ impl Graft {
     /// Checks, grafts, writes.
     pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
         let given = Given::read(self, out)?;
-        let base = Base::load(&self.model)?;
+        let base = Base::load(&self.model, &self.names)?;
         let mut inputs = base.model.container().files();
         let Model::Onnx(model) = &base.model else {
             let path = inputs.swap_remove(0);

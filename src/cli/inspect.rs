@@ -3,6 +3,7 @@
 use super::{
     CliError, Output, Verdict,
     base::Base,
+    names::Names,
     output::{hex, name},
     threads::Threads,
 };
@@ -25,13 +26,15 @@ pub struct Inspect {
     #[arg(long, value_name = "RANK")]
     bases: Option<usize>,
     #[command(flatten)]
+    names: Names,
+    #[command(flatten)]
     threads: Threads,
 }
 
 impl Inspect {
     /// Prints the summary.
     pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
-        let base = Base::load(&self.model)?;
+        let base = Base::load(&self.model, &self.names)?;
         let summary =
             self.threads.install(|| summarize(base.model.container(), &base.targets))??;
         if summary.base_digest.is_none() {

@@ -5,6 +5,7 @@ use super::{
     adapter_file::AdapterFile,
     base::Base,
     destination::{Created, Destination, Staged, place_all},
+    names::Names,
     threads::Threads,
 };
 use crate::{
@@ -40,6 +41,8 @@ pub struct Merge {
     #[arg(long)]
     unbound: bool,
     #[command(flatten)]
+    names: Names,
+    #[command(flatten)]
     threads: Threads,
 }
 
@@ -49,7 +52,7 @@ impl Merge {
         let adapter = AdapterFile::read(&self.adapter)?;
         let header = &adapter.header;
         adapter.check_bound(self.unbound, out)?;
-        let base = Base::load(&self.model)?;
+        let base = Base::load(&self.model, &self.names)?;
         let destination = Destination::new(&self.output, &base.model)?;
         let mut inputs = base.model.container().files();
         inputs.push(self.adapter.clone());

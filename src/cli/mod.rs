@@ -14,6 +14,7 @@ mod files;
 mod graft;
 mod inspect;
 mod merge;
+mod names;
 mod output;
 mod pack;
 #[cfg(feature = "train")]

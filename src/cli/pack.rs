@@ -1,7 +1,8 @@
 //! `tla pack`: values in JSON to an adapter.
 
 use super::{
-    CliError, Output, Verdict, base::Base, files, output::hex, recipe::Recipe, threads::Threads,
+    CliError, Output, Verdict, base::Base, files, names::Names, output::hex, recipe::Recipe,
+    threads::Threads,
 };
 use crate::{
     format::{Adapter, encode_to_vec},
@@ -35,6 +36,8 @@ pub struct Pack {
     #[arg(short, long, value_name = "A.tla")]
     output: PathBuf,
     #[command(flatten)]
+    names: Names,
+    #[command(flatten)]
     threads: Threads,
 }
 
@@ -42,7 +45,7 @@ impl Pack {
     /// Reads, rounds, binds, writes.
     pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
         let mut recipe = Recipe::parse(&self.values, &files::read(&self.values)?)?;
-        let base = self.model.as_deref().map(Base::load).transpose()?;
+        let base = self.model.as_deref().map(|path| Base::load(path, &self.names)).transpose()?;
         let mut inputs = vec![self.values.clone()];
         inputs.extend(base.iter().flat_map(|base| {
             let container = base.model.container();

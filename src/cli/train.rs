@@ -10,13 +10,14 @@ use serde::Serialize;
 
 use super::{
     CliError, Output, Verdict, files,
+    names::Names,
     output::{hex, to_stderr},
     progress::Progress,
     threads::Threads,
     train_options::{FormArgs, LearnArgs, PlaceArgs},
 };
 use crate::{
-    model::{OnnxModel, find_targets},
+    model::{OnnxModel, find_targets_by},
     runtime::SessionOptions,
     train::{
         TrainError,
@@ -50,6 +51,8 @@ pub struct Train {
     #[command(flatten)]
     learn: LearnArgs,
     #[command(flatten)]
+    names: Names,
+    #[command(flatten)]
     threads: Threads,
 }
 
@@ -62,7 +65,7 @@ impl Train {
         let recipe = self.learn.recipe(form.scalar)?;
         let threads = self.threads.count();
         let model = OnnxModel::load(&self.model)?;
-        let targets = find_targets(&model)?;
+        let targets = find_targets_by(&model, &self.names.naming())?;
         let problems = read_problems(&self.data)?;
         let mut inputs = files::of_model(model.files(), model.folder());
         inputs.push(self.data.clone());

@@ -4,6 +4,7 @@ use super::{
     CliError, Output, Verdict,
     base::Base,
     files::{self, FileError},
+    names::Names,
     output::{hex, name},
     signature::{self, PublicKey},
     threads::Threads,
@@ -60,6 +61,8 @@ pub struct Verify {
     /// The signature [default: A.tla.minisig]
     #[arg(long, value_name = "MINISIG", requires = "key")]
     signature: Option<PathBuf>,
+    #[command(flatten)]
+    names: Names,
     #[command(flatten)]
     threads: Threads,
 }
@@ -155,7 +158,7 @@ impl Verify {
         path: &Path,
         report: &mut Report,
     ) -> Result<(), CliError> {
-        let base = Base::load(path)?;
+        let base = Base::load(path, &self.names)?;
         let (named, found) = (adapter.header().base_digest, base.digest(&self.threads)?);
         if named == [0; 32] {
             let why = "the adapter is unbound: it names no base";

@@ -40,17 +40,21 @@ impl ElementType {
         }
     }
 
-    /// The ONNX name in lower case: "float", "float16", "int4", … or "type 99".
-    pub fn name(self) -> String {
-        let number = match self {
+    /// The number in the ONNX schema.
+    pub fn number(self) -> i32 {
+        match self {
             Self::F32 => DataType::Float as i32,
             Self::F16 => DataType::Float16 as i32,
             Self::Bf16 => DataType::Bfloat16 as i32,
             Self::Other(t) => t,
-        };
-        match DataType::try_from(number) {
+        }
+    }
+
+    /// The ONNX name in lower case: "float", "float16", "int4", … or "type 99".
+    pub fn name(self) -> String {
+        match DataType::try_from(self.number()) {
             Ok(known) => known.as_str_name().to_ascii_lowercase(),
-            Err(_) => format!("type {number}"),
+            Err(_) => format!("type {}", self.number()),
         }
     }
 }

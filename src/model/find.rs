@@ -152,6 +152,12 @@ fn examine<'a>(
             element.name()
         ));
     }
+    if stored.computed_in.size().is_none() {
+        let name = stored.computed_in.name();
+        return Err(format!(
+            "it is multiplied as {name}; this version adapts floats of 16 and 32 bits"
+        ));
+    }
     let [first, second] = stored.shape().ok_or_else(|| {
         format!("its weight has the shape {:?}, not two sizes", stored.tensor.dims)
     })?;

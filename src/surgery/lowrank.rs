@@ -1,16 +1,17 @@
-//! The low-rank path beside a weight: `Y = X·Wᵀ + ((X·V)·M)·Lᵀ`.
+//! The low-rank path beside a weight: `Y = X·Wᵀ + ((X·V)·M)·Lᵀ`, whatever the weight is stored as.
 //!
 //! `M = α·Rᵀ` of every module is one graph input, so one graph serves training, placement (the
 //! gradient by R of every module at once) and evaluation, whatever the geometry of v. A model that
 //! ships takes v itself ([`super::graft`]), and runs the same path.
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, s};
+use std::collections::BTreeMap;
 
 use super::{Edit, GraftError, MIXING, Patch, refuse_grafted};
 use crate::{
     format::{ModuleId, Split},
     model::{
-        NodeSite, Target,
+        ElementType, NodeSite, Target,
         node::{Attribute, Dim, node, tensor_f32, tensor_i64, tensor_value, with_attribute},
         proto::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType},
     },
@@ -73,7 +74,17 @@ pub(super) fn extend_all(
     paths: &[LowRank<'_>],
     rank: usize,
 ) -> Result<(), GraftError> {
-    paths.iter().try_for_each(|path| path.extend(graph, patch, rank))
+    let mut sites = Vec::<Site<'_, '_>>::new();
+    let mut places = BTreeMap::new();
+    for path in paths {
+        let index = site(path.target)?.index;
+        let place = *places.entry(index).or_insert(sites.len());
+        match sites.get_mut(place) {
+            Some(site) => site.paths.push(path),
+            None => sites.push(Site { index, paths: vec![path] }),
+        }
+    }
+    sites.iter().try_for_each(|site| site.extend(graph, patch, rank))
 }
 
 /// The node of a target in the graph it was found in.
@@ -119,42 +130,94 @@ impl<'a> LowRank<'a> {
         let (left, right) = (scaled(&basis.u, &on_left)?, scaled(&basis.v, &on_right)?);
         Ok(Self { target, left, right })
     }
+}
 
+/// The paths beside one node, as many as modules are packed into its weight and carry an update.
+struct Site<'a, 'b> {
+    index: usize,
+    paths: Vec<&'b LowRank<'a>>,
+}
+
+impl Site<'_, '_> {
     /// The base product gets another name; the sum takes the one everybody reads.
+    ///
+    /// The path runs in 32 bits whatever the weights are multiplied in: its products are few, and
+    /// lengths along V go beyond what 16 bits hold. Modules that share the node share the last
+    /// product too, each with columns of its own.
     fn extend(&self, graph: &GraphProto, patch: &mut Patch, rank: usize) -> Result<(), GraftError> {
-        let target = self.target;
-        let module = target.module;
-        let site = site(target)?;
-        let product = graph.node.get(site.index);
-        let ends = product
-            .and_then(|n| Some((n.input.get(1 - site.weight_slot.min(1))?, n.output.first()?)));
+        let Some(first) = self.paths.first() else { return Ok(()) };
+        let Target { module, computed_in, .. } = *first.target;
+        let slot = site(first.target)?.weight_slot;
+        let product = graph.node.get(self.index);
+        let ends = product.and_then(|n| Some((n.input.get(1 - slot.min(1))?, n.output.first()?)));
         let (input, output) = ends.ok_or(GraftError::NotTheGraph { module })?;
         let name = |part: &str| format!("tla/{module}/{part}");
-        let right = tensor(module, &name("right"), self.right.view(), [target.cols, rank])?;
-        let left = tensor(module, &name("left"), self.left.t(), [rank, target.rows])?;
-        patch.edits.push(Edit::AddInitializer(right));
-        patch.edits.push(Edit::AddInitializer(left));
-        let base = name("base");
-        patch.edits.push(Edit::RenameOutput {
-            node_index: site.index,
-            slot: 0,
-            from: output.clone(),
-            to: base.clone(),
-        });
-        let narrow = name("narrow");
-        let mixed = name("mixed");
-        let update = name("update");
-        patch.edits.push(Edit::InsertAfter {
-            node_index: site.index,
-            nodes: vec![
-                node("MatMul", &narrow, &[input, &name("right")], &[&narrow]),
-                node("MatMul", &mixed, &[&narrow, &mixing_of(module)], &[&mixed]),
-                node("MatMul", &update, &[&mixed, &name("left")], &[&update]),
-                node("Add", &name("sum"), &[&base, &update], &[output]),
-            ],
-        });
+        let mut nodes = Vec::new();
+        let wide = match computed_in {
+            ElementType::F32 => input.clone(),
+            _ => {
+                nodes.push(cast(&name("wide"), input, ElementType::F32));
+                name("wide")
+            }
+        };
+        let mut mixed = Vec::with_capacity(self.paths.len());
+        for path in &self.paths {
+            let module = path.target.module;
+            let [right, narrow, own] =
+                ["right", "narrow", "mixed"].map(|part| format!("tla/{module}/{part}"));
+            let v = tensor(module, &right, path.right.view(), [path.target.cols, rank])?;
+            patch.edits.push(Edit::AddInitializer(v));
+            nodes.push(node("MatMul", &narrow, &[&wide, &right], &[&narrow]));
+            nodes.push(node("MatMul", &own, &[&narrow, &mixing_of(module)], &[&own]));
+            mixed.push(own);
+        }
+        let joined = match &mixed[..] {
+            [one] => one.clone(),
+            several => {
+                let several: Vec<&str> = several.iter().map(String::as_str).collect();
+                let joined = node("Concat", &name("joined"), &several, &[&name("joined")]);
+                nodes.push(with_attribute(joined, "axis", Attribute::Int(-1)));
+                name("joined")
+            }
+        };
+        patch.edits.push(Edit::AddInitializer(self.left(&name("left"), rank)?));
+        let (base, update) = (name("base"), name("update"));
+        nodes.push(node("MatMul", &update, &[&joined, &name("left")], &[&update]));
+        let update = match computed_in {
+            ElementType::F32 => update,
+            other => {
+                nodes.push(cast(&name("rounded"), &update, other));
+                name("rounded")
+            }
+        };
+        nodes.push(node("Add", &name("sum"), &[&base, &update], &[output]));
+        let (node_index, from) = (self.index, output.clone());
+        patch.edits.push(Edit::RenameOutput { node_index, slot: 0, from, to: base });
+        patch.edits.push(Edit::InsertAfter { node_index, nodes });
         Ok(())
     }
+
+    /// Lᵀ of every path below each other, each in the columns of its module: `[paths · r, out]`.
+    fn left(&self, name: &str, rank: usize) -> Result<TensorProto, GraftError> {
+        let Some(&first) = self.paths.first() else { return Ok(TensorProto::default()) };
+        let mut whole = Array2::zeros((self.paths.len() * rank, first.target.stored_rows()));
+        for (index, path) in self.paths.iter().enumerate() {
+            let Target { module, rows, part, .. } = *path.target;
+            let from = part.map_or(0, |part| part.first);
+            let (found, expected) = (path.left.shape().to_vec(), [rows, rank]);
+            if found != expected || from + rows > whole.ncols() {
+                return Err(GraftError::FactorShape { module, found, expected });
+            }
+            let own = s![index * rank..(index + 1) * rank, from..from + rows];
+            whole.slice_mut(own).assign(&path.left.t());
+        }
+        tensor(first.target.module, name, whole.view(), [whole.nrows(), whole.ncols()])
+    }
+}
+
+fn cast(name: &str, value: &str, to: ElementType) -> NodeProto {
+    let to = Attribute::Int(i64::from(to.number()));
+    with_attribute(node("Cast", name, &[value], &[name]), "to", to)
 }
 
 fn tensor(

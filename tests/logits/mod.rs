@@ -28,6 +28,7 @@ pub struct Tokens {
     pub ids: Vec<i64>,
     pub mask: Vec<i64>,
     pub positions: Vec<i64>,
+    head: u64,
 }
 
 impl Tokens {
@@ -36,19 +37,24 @@ impl Tokens {
         let config: Value =
             serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
         let vocabulary = config["vocab_size"].as_u64().unwrap() as usize;
+        let number = |name: &str| config[name].as_u64();
+        let head = number("head_dim")
+            .or_else(|| Some(number("hidden_size")? / number("num_attention_heads")?));
         let own = |row: usize| LENGTH - 5 * row;
         let cells = || (0..ROWS * LENGTH).map(|at| (at / LENGTH, at % LENGTH));
         Self {
             ids: (0..ROWS * LENGTH).map(|at| (at * 7919 % vocabulary) as i64).collect(),
             mask: cells().map(|(row, k)| i64::from(k < own(row))).collect(),
             positions: cells().map(|(row, k)| k.min(own(row) - 1) as i64).collect(),
+            head: head.unwrap(),
         }
     }
 
     /// One of the texts alone.
     pub fn row(&self, row: usize) -> Self {
         let cut = |values: &[i64]| values[row * LENGTH..][..LENGTH].to_vec();
-        Self { ids: cut(&self.ids), mask: cut(&self.mask), positions: cut(&self.positions) }
+        let [ids, mask, positions] = [&self.ids, &self.mask, &self.positions].map(|of| cut(of));
+        Self { ids, mask, positions, head: self.head }
     }
 
     /// In plain onnxruntime.
@@ -69,7 +75,7 @@ impl Tokens {
         let count = fed.as_array().unwrap().len();
         let given = json!({
             "ids": table(&self.ids), "mask": table(&self.mask), "positions": table(&self.positions),
-            "v": fed,
+            "head": self.head, "v": fed,
         });
         fs::write(&tokens, given.to_string()).unwrap();
         let script = root().join("tests/python/logits.py");

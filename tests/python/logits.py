@@ -1,7 +1,7 @@
 """Logits of a model in plain onnxruntime: no part of this project has a hand in them.
 
 `python logits.py MODEL.onnx TOKENS.json OUT`: TOKENS holds `ids`, `mask` and `positions`, each
-[rows, length], and `v`, a list with one entry a run: null, or what is fed to `tla_v`. OUT gets
+[rows, length], `head`, the size of a head where the model does not say it, and `v`, a list with one entry a run: null, or what is fed to `tla_v`. OUT gets
 float32 [runs, rows, length, vocabulary] in the byte order of this machine, and standard output the
 shape.
 """
@@ -25,7 +25,9 @@ known = {i.name: i for i in session.get_inputs()}
 feeds = {name: value for name, value in feeds.items() if name in known}
 for name, value in known.items():
     if name.startswith("past_key_values."):
-        feeds[name] = numpy.zeros((rows, value.shape[1], 0, value.shape[3]), dtype=numpy.float32)
+        head = value.shape[3] if isinstance(value.shape[3], int) else given["head"]
+        kind = numpy.float16 if value.type == "tensor(float16)" else numpy.float32
+        feeds[name] = numpy.zeros((rows, value.shape[1], 0, head), dtype=kind)
 runs = []
 for v in given["v"]:
     fed = {} if v is None else {"tla_v": numpy.array(v, dtype=numpy.float32)}
