@@ -10,6 +10,7 @@
 //! | [`projection`] | seed → P; canonical SVD; factors; ΔW |
 //! | [`model`] | containers (ONNX, safetensors), targets, base digest |
 //! | [`surgery`] | every edit of a model: merge, graft |
+//! | [`exchange`] | adapters in the formats of PEFT and ONNX Runtime |
 //! | [`autodiff`] | forward graph → gradient graph |
 //! | [`runtime`] | the only place that names ONNX Runtime |
 //! | [`policy`] | tokenizer, chat template, sampling, rollouts |
@@ -25,6 +26,8 @@ pub mod projection;
 
 #[cfg(feature = "std")]
 pub mod autodiff;
+#[cfg(feature = "std")]
+pub mod exchange;
 #[cfg(feature = "std")]
 pub mod model;
 #[cfg(feature = "std")]

@@ -10,7 +10,8 @@ use crate::{
     train::{TrainError, data::DataError},
 };
 use crate::{
-    format::FormatError, model::ModelError, projection::ProjectionError, surgery::SurgeryError,
+    exchange::ExchangeError, format::FormatError, model::ModelError, projection::ProjectionError,
+    surgery::SurgeryError,
 };
 use std::{io, path::PathBuf};
 use thiserror::Error;
@@ -27,6 +28,9 @@ pub enum CliError {
     /// A model cannot be changed or compared.
     #[error(transparent)]
     Surgery(#[from] SurgeryError),
+    /// An adapter cannot be brought from or to another format.
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),

@@ -73,7 +73,6 @@ pub enum FileError {
         path: PathBuf,
     },
     /// An output that is never replaced.
-    #[cfg(feature = "sign")]
     #[error("{} exists and will not be overwritten. Choose another output, or move it away", path.display())]
     Exists {
         /// The output.
@@ -219,6 +218,26 @@ fn place_new(staged: NamedTempFile, out: &Path) -> Result<(), FileError> {
         }
         Err(error) => Err(FileError::io("write", out, error.error)),
     }
+}
+
+/// Writes files into a folder that does not exist yet; nothing is left of it on failure.
+pub fn write_new_folder(out: &Path, content: &[(&str, &[u8])]) -> Result<(), FileError> {
+    let failed = |source| FileError::io("write", out, source);
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".tla-");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o777));
+    }
+    let folder = builder.tempdir_in(folder(out)).map_err(failed)?;
+    for (name, bytes) in content {
+        write(&folder.path().join(name), bytes)?;
+    }
+    fs::rename(folder.path(), out).map_err(failed)?;
+    // It is no longer where it would be removed.
+    let _ = folder.keep();
+    Ok(())
 }
 
 /// Writes a whole file beside its place, then renames it.

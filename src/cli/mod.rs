@@ -10,8 +10,10 @@ mod destination;
 mod error;
 #[cfg(feature = "train")]
 mod eval;
+mod export;
 mod files;
 mod graft;
+mod import;
 mod inspect;
 mod merge;
 mod names;
@@ -66,6 +68,8 @@ enum Command {
     Verify(verify::Verify),
     Merge(merge::Merge),
     Graft(graft::Graft),
+    Export(export::Export),
+    Import(import::Import),
 }
 
 impl Command {
@@ -83,6 +87,8 @@ impl Command {
             Self::Verify(command) => command.run(out),
             Self::Merge(command) => command.run(out),
             Self::Graft(command) => command.run(out),
+            Self::Export(command) => command.run(out),
+            Self::Import(command) => command.run(out),
         }
     }
 }

@@ -27,6 +27,7 @@ mod write;
 
 pub use container::{Container, Kind, Model};
 pub use digest::{base_digest, module_digest};
+pub(crate) use dtypes::widen;
 pub use dtypes::{ElementType, check_tensor, f32_tensor, shape_of};
 pub use error::ModelError;
 pub use find::{find_targets, find_targets_by};

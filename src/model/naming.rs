@@ -120,6 +120,15 @@ impl Naming {
         RoleSet::from_roles(roles).unwrap_or(RoleSet::LINEAR)
     }
 
+    /// The module whose weight a tensor of a checkpoint is by its name, if it is one module's.
+    pub fn module_of(&self, tensor: &str) -> Option<ModuleId> {
+        let claim = self.of_tensor(tensor)?;
+        match claim.roles {
+            &[role] => Some(ModuleId { layer: claim.layer, role }),
+            _ => None,
+        }
+    }
+
     /// What a node with a stored weight claims to be, by its path, its name or its weight's.
     pub(crate) fn of_node(&self, node: &NodeProto, weight: Option<&str>) -> Option<Claim> {
         let path = path_of(node);

@@ -68,6 +68,11 @@ impl Tokens {
         self.runs(model, [Value::Null].into_iter().chain(fed).collect())
     }
 
+    /// Of a grafted model with an `.onnx_adapter` file.
+    pub fn with_adapter(&self, model: &Path, adapter: &Path) -> Vec<f32> {
+        self.runs(model, json!([adapter.to_str().unwrap()])).remove(0)
+    }
+
     fn runs(&self, model: &Path, fed: Value) -> Vec<Vec<f32>> {
         let folder = tempfile::tempdir().unwrap();
         let (tokens, out) = (folder.path().join("tokens.json"), folder.path().join("logits"));

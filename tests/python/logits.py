@@ -30,7 +30,14 @@ for name, value in known.items():
         feeds[name] = numpy.zeros((rows, value.shape[1], 0, head), dtype=kind)
 runs = []
 for v in given["v"]:
-    fed = {} if v is None else {"tla_v": numpy.array(v, dtype=numpy.float32)}
-    runs.append(session.run(["logits"], {**feeds, **fed})[0].astype(numpy.float32))
+    run = onnxruntime.RunOptions()
+    fed = {}
+    if isinstance(v, str):
+        adapter = onnxruntime.LoraAdapter()
+        adapter.Load(v)
+        run.add_active_adapter(adapter)
+    elif v is not None:
+        fed = {"tla_v": numpy.array(v, dtype=numpy.float32)}
+    runs.append(session.run(["logits"], {**feeds, **fed}, run)[0].astype(numpy.float32))
 numpy.stack(runs).tofile(out)
 print(json.dumps([len(runs), *runs[0].shape]))
