@@ -50,7 +50,7 @@ pub(super) fn find(checkpoint: &Checkpoint, naming: &Naming) -> Result<Targets, 
         }
         .into());
     }
-    if checkpoint.tensor(HEAD).is_none() {
+    if checkpoint.tensor(HEAD).is_none() && checkpoint.tensor(EMBEDDING).is_some() {
         let reason = format!("{NO_HEAD}; its matrix is the embedding's and not stored again");
         skipped.push(Skipped { name: HEAD.into(), reason });
     }
@@ -58,6 +58,7 @@ pub(super) fn find(checkpoint: &Checkpoint, naming: &Naming) -> Result<Targets, 
 }
 
 const HEAD: &str = "lm_head.weight";
+const EMBEDDING: &str = "model.embed_tokens.weight";
 const NO_HEAD: &str = "the head is not among the seven linear roles";
 
 /// The modules of a tensor, or why they cannot be adapted.
