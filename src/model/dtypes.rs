@@ -1,7 +1,7 @@
 //! Element types and shapes of ONNX tensors; values to f32 and back.
 
 use super::{
-    ModelError,
+    ModelError, external,
     proto::{TensorProto, tensor_proto::DataType},
 };
 use prost::bytes::Bytes;
@@ -109,9 +109,13 @@ pub(crate) fn inline_bytes(tensor: &TensorProto) -> Result<Bytes, ModelError> {
 }
 
 /// Refuses inline data that do not fill the shape. Typed fields of other types are left to the
-/// runtime: nothing here reads them.
+/// runtime: nothing here reads them. External data are held against the shape where they are read
+/// or written.
 pub fn check_tensor(tensor: &TensorProto) -> Result<(), ModelError> {
     shape_of(tensor)?;
+    if external::is_external(tensor) {
+        return Ok(());
+    }
     let found = match (&tensor.raw_data, ElementType::of(tensor)) {
         (Some(raw), _) => raw.len() as u64,
         (None, ElementType::F32) => tensor.float_data.len() as u64 * 4,

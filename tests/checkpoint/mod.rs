@@ -58,7 +58,7 @@ pub fn onnx(name: &str) -> OnnxModel {
 
 /// The export of a checkpoint of the type: its modules hold values of the type, as fp32.
 pub fn onnx_of(name: &str, dtype: Dtype) -> OnnxModel {
-    let OnnxModel { mut proto, path } = onnx(name);
+    let OnnxModel { mut proto, path, .. } = onnx(name);
     let targets = onnx(name).targets().unwrap();
     let names: Vec<_> = targets.targets.iter().map(|t| t.initializer.as_str()).collect();
     let graph: &mut GraphProto = proto.graph.as_mut().unwrap();

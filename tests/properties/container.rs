@@ -70,11 +70,12 @@ fn tensors(model: &OnnxModel) {
 
 fn written_as_it_was(model: &OnnxModel, folder: &Path) {
     let out = folder.join("out.onnx");
-    let encoded = model.proto.encode_to_vec();
-    assert_eq!(write_model(&model.proto, &out, &[&model.path]).unwrap(), encoded.len() as u64);
-    assert!(fs::read(&out).unwrap() == encoded);
-    assert!(OnnxModel::load(&out).unwrap().proto.encode_to_vec() == encoded);
-    let refused = write_model(&model.proto, &model.path, &[&model.path]);
+    let stored = fs::read(&model.path).unwrap();
+    assert_eq!(write_model(model, &model.proto, &out).unwrap(), stored.len() as u64);
+    assert!(fs::read(&out).unwrap() == stored);
+    let again = OnnxModel::load(&out).unwrap();
+    assert!(again.proto.encode_to_vec() == model.proto.encode_to_vec());
+    let refused = write_model(model, &model.proto, &model.path);
     assert!(matches!(refused, Err(ModelError::WouldOverwriteInput { .. })));
 }
 
@@ -120,7 +121,7 @@ fn merged(model: &OnnxModel, targets: &Targets) -> Outcome {
     l[[0, 0]] = 0.5;
     let factors = [Factors { module, l, v: Array2::ones((dim.1, 1)) }];
     let merged = match merge(model, targets, &header, &factors, 1) {
-        Ok(merged) => OnnxModel { proto: merged.proto, path: model.path.clone() },
+        Ok(merged) => OnnxModel::from_proto(merged.proto, model.path.clone()).unwrap(),
         Err(SurgeryError::Patch(error)) => return format!("patch: {}", first_word(&error)),
         Err(SurgeryError::NotFinite { row, col, value, .. }) => {
             let w = model.weight(target).unwrap()[[row, col]];
