@@ -5,7 +5,6 @@
 mod logits;
 
 use logits::{ROWS, Tokens, apart, root};
-use std::path::Path;
 use tempfile::TempDir;
 use tla::{
     format::{Header, ModuleId, Projection, Role, RoleSet, Split, Tying},

@@ -29,7 +29,9 @@ fn load(bytes: &[u8]) -> Result<OnnxModel, ModelError> {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("model.onnx");
     fs::write(&path, bytes).unwrap();
-    OnnxModel::load(&path)
+    // With all its weights, which the folder takes along.
+    let model = OnnxModel::load(&path)?;
+    OnnxModel::from_proto(model.inlined()?, model.path)
 }
 
 fn load_changed(change: impl FnOnce(&mut GraphProto)) -> Result<OnnxModel, ModelError> {
