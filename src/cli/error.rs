@@ -63,6 +63,17 @@ pub enum CliError {
         /// What is wrong with it.
         source: FormatError,
     },
+    /// A weight that nothing can be multiplied by.
+    #[error(
+        "the weight of {} is {weight:?}, which is no finite number. Give one like {}:0.5, or leave it out",
+        adapter.display(), adapter.display()
+    )]
+    Weight {
+        /// The adapter.
+        adapter: PathBuf,
+        /// As given.
+        weight: String,
+    },
     /// An adapter that names no base, or not what it rebuilds to.
     #[error(
         "{} is unbound: it does not say which model it belongs to or what it rebuilds to. \

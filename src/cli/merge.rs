@@ -1,35 +1,34 @@
 //! `tla merge`: an adapter into the weights of its model.
 
 use super::{
-    CliError, Output, Verdict,
-    adapter_file::AdapterFile,
-    base::Base,
-    destination::{Created, Destination, Staged, place_all},
-    names::Names,
-    threads::Threads,
+    CliError, Output, Verdict, adapter_file::AdapterFile, base::Base, destination::Destination,
+    names::Names, threads::Threads,
 };
 use crate::{
-    format::Header,
-    model::{Model, OnnxModel, proto::ModelProto},
-    projection::{Factors, factors_digest},
-    surgery::{CheckpointMerge, Merged, Survival, merge},
+    model::{Model, Staged},
+    projection::factors_digest,
+    surgery::{Addend, CheckpointMerge, OnnxMerge, Survival},
 };
 use serde::Serialize;
-use std::{fmt, path::PathBuf};
+use std::{
+    ffi::OsString,
+    fmt,
+    path::{Path, PathBuf},
+};
 
-/// Merge an adapter into the weights of its model, ONNX or safetensors
+/// Merge adapters into the weights of their model, ONNX or safetensors
 ///
-/// The adapter must belong to the model and rebuild to what it names. An ONNX model stays one, and
-/// so does a safetensors checkpoint, in as many files and each weight in its own type. Says how
-/// much of the update survived the rounding, and writes nothing (exit status 1) if less than half
-/// did.
+/// Each adapter must belong to the model and rebuild to what it names. Several are added up, each
+/// times its weight, and the sum is rounded once. An ONNX model stays one, and so does a
+/// safetensors checkpoint, in as many files and each weight in its own type. Says how much of the
+/// update survived the rounding, and writes nothing (exit status 1) if less than half did.
 #[derive(clap::Args)]
 pub struct Merge {
     /// The model: an .onnx file, a .safetensors file or an index of several, or its folder
     model: PathBuf,
-    /// The adapter
-    #[arg(value_name = "A.tla")]
-    adapter: PathBuf,
+    /// The adapters; A.tla:0.5 is half of A.tla
+    #[arg(value_name = "A.tla[:WEIGHT]", required = true)]
+    adapters: Vec<OsString>,
     /// The merged model: a file like the model's, or a folder, which gets tokenizer and
     /// configurations too
     #[arg(short, long, value_name = "OUT")]
@@ -49,19 +48,36 @@ pub struct Merge {
 impl Merge {
     /// Checks, merges, writes.
     pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
-        let adapter = AdapterFile::read(&self.adapter)?;
-        let header = &adapter.header;
-        adapter.check_bound(self.unbound, out)?;
+        let mut adapters = Vec::new();
+        for argument in &self.adapters {
+            let (path, weight) = weighted(argument)?;
+            let adapter = AdapterFile::read(&path)?;
+            adapter.check_bound(self.unbound, out)?;
+            adapters.push((adapter, weight));
+        }
         let base = Base::load(&self.model, &self.names)?;
         let destination = Destination::new(&self.output, &base.model)?;
         let mut inputs = base.model.container().files();
-        inputs.push(self.adapter.clone());
+        inputs.extend(adapters.iter().map(|(adapter, _)| adapter.path.clone()));
         destination.check(&base.model, &inputs)?;
-        adapter.check_base(&base, &self.model, &self.threads)?;
-
-        let factors = base.factors(header, &adapter.v, &self.threads)?;
-        adapter.check_factors(factors_digest(&factors))?;
-        let (pending, survival) = self.merged(header, &base, &factors, &destination)?;
+        if adapters.iter().any(|(adapter, _)| adapter.names_base()) {
+            let found = base.digest(&self.threads)?;
+            let checks =
+                adapters.iter().map(|(adapter, _)| adapter.check_digest(found, &self.model));
+            checks.collect::<Result<(), _>>()?;
+        }
+        let mut rebuilt = Vec::new();
+        for (adapter, weight) in &adapters {
+            let factors = base.factors(&adapter.header, &adapter.v, &self.threads)?;
+            adapter.check_factors(factors_digest(&factors))?;
+            rebuilt.push((adapter.header, factors, *weight));
+        }
+        let addends: Vec<_> = rebuilt
+            .iter()
+            .map(|(header, factors, weight)| Addend { header, factors, weight: *weight })
+            .collect();
+        let created = destination.open()?;
+        let (staged, survival) = self.merged(&addends, &base, &destination)?;
         if survival.lost_most() {
             let left = Percent(survival.fraction());
             if !self.force {
@@ -74,49 +90,52 @@ impl Merge {
             }
             out.say(format_args!("only {left} of the update survives the rounding."));
         }
-        match pending {
-            Pending::Graph(model, proto) => destination.write(&proto, model, &inputs)?,
-            Pending::Files(staged, created) => {
-                place_all(staged)?;
-                created.keep();
-            }
-        }
+        staged.place()?;
+        created.keep();
         out.report(&Report::new(Some(self.output.display().to_string()), &survival))?;
         Ok(Verdict::Yes)
     }
 
-    /// The merged model, not yet in its place.
-    fn merged<'a>(
+    /// The merged model beside its place, where it vanishes unless it is placed.
+    fn merged(
         &self,
-        header: &Header,
-        base: &'a Base,
-        factors: &[Factors],
+        addends: &[Addend<'_>],
+        base: &Base,
         destination: &Destination,
-    ) -> Result<(Pending<'a>, Survival), CliError> {
-        let threads = self.threads.count();
+    ) -> Result<(Staged, Survival), CliError> {
+        let (targets, threads) = (&base.targets, self.threads.count());
         match &base.model {
             Model::Onnx(model) => {
-                let Merged { proto, survival } =
-                    merge(model, &base.targets, header, factors, threads)?;
-                Ok((Pending::Graph(model, Box::new(proto)), survival))
+                let mut merge = OnnxMerge::new(model, targets, addends, threads)?;
+                let proto = merge.proto().clone();
+                let staged = destination.stage_graph(&proto, model, &mut merge)?;
+                Ok((staged, merge.survival()))
             }
             Model::Safetensors(checkpoint) => {
-                let mut merge =
-                    CheckpointMerge::new(checkpoint, &base.targets, header, factors, threads)?;
-                let created = destination.open()?;
+                let mut merge = CheckpointMerge::new(checkpoint, targets, addends, threads)?;
                 let staged = destination.stage(&mut merge, &base.model, checkpoint)?;
-                Ok((Pending::Files(staged, created), merge.survival()))
+                Ok((staged, merge.survival()))
             }
         }
     }
 }
 
-/// A merge of which nothing shows yet, and nothing will if it is dropped.
-enum Pending<'a> {
-    /// A graph in memory, and the one it was made from.
-    Graph(&'a OnnxModel, Box<ModelProto>),
-    /// The files of a checkpoint beside their places, and the folder if it is new.
-    Files(Staged, Created),
+/// An adapter and its weight, which is 1 if none is given. A file that is named like both is the
+/// file.
+fn weighted(argument: &OsString) -> Result<(PathBuf, f64), CliError> {
+    let whole = (PathBuf::from(argument), 1.0);
+    if whole.0.exists() {
+        return Ok(whole);
+    }
+    let Some((path, text)) = argument.to_str().and_then(|text| text.rsplit_once(':')) else {
+        return Ok(whole);
+    };
+    let bad = || CliError::Weight { adapter: path.into(), weight: text.into() };
+    match text.parse::<f64>() {
+        Ok(weight) if weight.is_finite() => Ok((path.into(), weight)),
+        Err(_) if !Path::new(path).exists() => Ok(whole),
+        _ => Err(bad()),
+    }
 }
 
 /// The line of JSON.

@@ -146,6 +146,14 @@ impl Quantisation {
         }
     }
 
+    /// The initializers with the scales and the zero points.
+    pub fn beside(&self) -> (&str, Option<&str>) {
+        match self {
+            Self::Blocks { scales, zero_points, .. } => (scales, zero_points.as_deref()),
+            Self::Linear { scale, zero_point, .. } => (scale, zero_point.as_deref()),
+        }
+    }
+
     /// Reads the integers of `tensor` and what belongs to them.
     pub fn grid(&self, model: &OnnxModel, tensor: &TensorProto) -> Result<Grid, ModelError> {
         match self {

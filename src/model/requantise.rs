@@ -22,17 +22,22 @@ impl Grid {
 
     /// Fits scale and zero of every run to `values`, as ONNX Runtime's own quantiser does, and
     /// rounds to them. Without zero points of its own a grid stays symmetric. Scales are rounded to
-    /// `element` first, in which they are stored. Runs of zeros keep what they have.
+    /// `element` first, in which they are stored. Runs of zeros, and those that stand for `values`
+    /// already, keep what they have.
     pub fn fit(&mut self, values: &Array2<f64>, has_zeros: bool, element: ElementType) {
         let mut ends = vec![[0.0f64; 2]; self.runs()];
+        let mut changed = vec![false; self.runs()];
+        let stand_for = self.values();
         for ((row, column), &value) in values.indexed_iter() {
-            let [low, high] = &mut ends[self.run([row, column])];
+            let run = self.run([row, column]);
+            let [low, high] = &mut ends[run];
             (*low, *high) = (low.min(value), high.max(value));
+            changed[run] |= value != f64::from(stand_for[[row, column]]);
         }
         let [least, largest] = self.range.map(f64::from);
         for (run, [low, high]) in ends.into_iter().enumerate() {
             let extreme = if high > -low { high } else { low };
-            if extreme == 0.0 {
+            if extreme == 0.0 || !changed[run] {
                 continue;
             }
             let (scale, zero) = match has_zeros {
