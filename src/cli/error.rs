@@ -2,7 +2,10 @@
 
 #[cfg(feature = "sign")]
 use super::secret_key::SecretKeyError;
-use super::{files::FileError, output, recipe::RecipeError, signature::PublicKeyError};
+use super::{
+    files::FileError, manifest::ManifestError, output, recipe::RecipeError,
+    signature::PublicKeyError,
+};
 #[cfg(feature = "train")]
 use crate::{
     eval::report::ReportError,
@@ -31,6 +34,9 @@ pub enum CliError {
     /// An adapter cannot be brought from or to another format.
     #[error(transparent)]
     Exchange(#[from] ExchangeError),
+    /// The manifest of a folder cannot be used.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),

@@ -1,20 +1,16 @@
 //! `tla merge`: an adapter into the weights of its model.
 
 use super::{
-    CliError, Output, Verdict, adapter_file::AdapterFile, base::Base, destination::Destination,
-    names::Names, threads::Threads,
+    CliError, Output, Verdict,
+    base::Base,
+    destination::Destination,
+    names::Names,
+    sum::{Integers, Sum},
+    threads::Threads,
 };
-use crate::{
-    model::{Model, Staged},
-    projection::factors_digest,
-    surgery::{Addend, CheckpointMerge, OnnxMerge, Survival},
-};
+use crate::surgery::Survival;
 use serde::Serialize;
-use std::{
-    ffi::OsString,
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::{ffi::OsString, fmt, path::PathBuf};
 
 /// Merge adapters into the weights of their model, ONNX or safetensors
 ///
@@ -48,36 +44,17 @@ pub struct Merge {
 impl Merge {
     /// Checks, merges, writes.
     pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
-        let mut adapters = Vec::new();
-        for argument in &self.adapters {
-            let (path, weight) = weighted(argument)?;
-            let adapter = AdapterFile::read(&path)?;
-            adapter.check_bound(self.unbound, out)?;
-            adapters.push((adapter, weight));
-        }
+        let sum = Sum::read(&self.adapters, self.unbound, out)?;
         let base = Base::load(&self.model, &self.names)?;
         let destination = Destination::new(&self.output, &base.model)?;
         let mut inputs = base.model.container().files();
-        inputs.extend(adapters.iter().map(|(adapter, _)| adapter.path.clone()));
+        inputs.extend(sum.paths());
         destination.check(&base.model, &inputs)?;
-        if adapters.iter().any(|(adapter, _)| adapter.names_base()) {
-            let found = base.digest(&self.threads)?;
-            let checks =
-                adapters.iter().map(|(adapter, _)| adapter.check_digest(found, &self.model));
-            checks.collect::<Result<(), _>>()?;
-        }
-        let mut rebuilt = Vec::new();
-        for (adapter, weight) in &adapters {
-            let factors = base.factors(&adapter.header, &adapter.v, &self.threads)?;
-            adapter.check_factors(factors_digest(&factors))?;
-            rebuilt.push((adapter.header, factors, *weight));
-        }
-        let addends: Vec<_> = rebuilt
-            .iter()
-            .map(|(header, factors, weight)| Addend { header, factors, weight: *weight })
-            .collect();
+        let factors = sum.factors(&base, &self.model, &self.threads)?;
         let created = destination.open()?;
-        let (staged, survival) = self.merged(&addends, &base, &destination)?;
+        let integers = Integers::OnTheirGrid;
+        let (staged, survival) =
+            sum.merged(&factors, &base, &destination, integers, &self.threads)?;
         if survival.lost_most() {
             let left = Percent(survival.fraction());
             if !self.force {
@@ -94,47 +71,6 @@ impl Merge {
         created.keep();
         out.report(&Report::new(Some(self.output.display().to_string()), &survival))?;
         Ok(Verdict::Yes)
-    }
-
-    /// The merged model beside its place, where it vanishes unless it is placed.
-    fn merged(
-        &self,
-        addends: &[Addend<'_>],
-        base: &Base,
-        destination: &Destination,
-    ) -> Result<(Staged, Survival), CliError> {
-        let (targets, threads) = (&base.targets, self.threads.count());
-        match &base.model {
-            Model::Onnx(model) => {
-                let mut merge = OnnxMerge::new(model, targets, addends, threads)?;
-                let proto = merge.proto().clone();
-                let staged = destination.stage_graph(&proto, model, &mut merge)?;
-                Ok((staged, merge.survival()))
-            }
-            Model::Safetensors(checkpoint) => {
-                let mut merge = CheckpointMerge::new(checkpoint, targets, addends, threads)?;
-                let staged = destination.stage(&mut merge, &base.model, checkpoint)?;
-                Ok((staged, merge.survival()))
-            }
-        }
-    }
-}
-
-/// An adapter and its weight, which is 1 if none is given. A file that is named like both is the
-/// file.
-fn weighted(argument: &OsString) -> Result<(PathBuf, f64), CliError> {
-    let whole = (PathBuf::from(argument), 1.0);
-    if whole.0.exists() {
-        return Ok(whole);
-    }
-    let Some((path, text)) = argument.to_str().and_then(|text| text.rsplit_once(':')) else {
-        return Ok(whole);
-    };
-    let bad = || CliError::Weight { adapter: path.into(), weight: text.into() };
-    match text.parse::<f64>() {
-        Ok(weight) if weight.is_finite() => Ok((path.into(), weight)),
-        Err(_) if !Path::new(path).exists() => Ok(whole),
-        _ => Err(bad()),
     }
 }
 
@@ -185,7 +121,7 @@ impl fmt::Display for Report {
 }
 
 /// A fraction for people.
-struct Percent(f64);
+pub struct Percent(pub f64);
 
 impl fmt::Display for Percent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,6 +4,7 @@ use super::{
     CliError, Output, Verdict,
     base::Base,
     files::{self, FileError},
+    manifest::{Differences, Manifest},
     names::Names,
     output::{hex, name},
     signature::{self, PublicKey},
@@ -46,8 +47,8 @@ is not ok), 2 if a file or the key cannot be read.";
 #[derive(clap::Args)]
 #[command(after_help = WHAT_IT_PROVES)]
 pub struct Verify {
-    /// The adapter
-    #[arg(value_name = "A.tla")]
+    /// The adapter; or a folder that `tla bake` made, whose files are checked against its manifest
+    #[arg(value_name = "A.tla|DIR")]
     adapter: PathBuf,
     /// The model it was made for: an .onnx or .safetensors file, or its folder
     #[arg(long, value_name = "MODEL")]
@@ -70,6 +71,9 @@ pub struct Verify {
 impl Verify {
     /// Makes the checks that were asked for.
     pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
+        if self.adapter.is_dir() {
+            return self.check_folder(out);
+        }
         let bytes = files::read(&self.adapter)?;
         let key = self.key.as_deref().map(PublicKey::load).transpose()?;
         let mut report = Report::default();
@@ -111,6 +115,49 @@ impl Verify {
             out.say(format_args!("not checked: {}.", left.join(", and ")));
         }
         report.valid = report.checks.iter().all(|check| check.ok);
+        out.report(&report)?;
+        Ok(if report.valid { Verdict::Yes } else { Verdict::No })
+    }
+
+    /// What a folder holds against its manifest, and the base it was made from if one is given.
+    fn check_folder(&self, out: &mut Output) -> Result<Verdict, CliError> {
+        if self.key.is_some() || self.merged.is_some() {
+            return Err(CliError::Usage(
+                "a folder has no signature and is no adapter: --key and --merged check an A.tla. \
+                 Leave them out"
+                    .into(),
+            ));
+        }
+        let manifest = Manifest::read(&self.adapter)?;
+        let differences = manifest.differences(&self.adapter)?;
+        let mut report = Report::default();
+        let lists = [
+            ("missing", &differences.missing),
+            ("extra", &differences.extra),
+            ("changed", &differences.changed),
+        ];
+        match differences.is_empty() {
+            true => report.yes("files", format!("all {} as in the manifest", manifest.files.len())),
+            false => {
+                let told = lists.iter().filter(|(_, names)| !names.is_empty());
+                let told = told.map(|(what, names)| format!("{what}: {}", names.join(", ")));
+                report.no("files", told.collect::<Vec<_>>().join("; "));
+            }
+        }
+        if let Some(path) = &self.base {
+            let found = hex(&Base::load(path, &self.names)?.digest(&self.threads)?);
+            match manifest.base_digest.as_deref() {
+                Some(named) if named == found => report.yes("base", format!("base digest {found}")),
+                named => {
+                    let named = named.unwrap_or("none");
+                    let why = format!("the manifest names {named}, the model has {found}");
+                    report.refused("base", Some("other-base"), why);
+                }
+            }
+        }
+        report.valid = report.checks.iter().all(|check| check.ok);
+        report.differences = Some(differences);
+        out.say("not checked: who wrote the folder. Whoever changes a file can change the manifest too.");
         out.report(&report)?;
         Ok(if report.valid { Verdict::Yes } else { Verdict::No })
     }
@@ -250,6 +297,9 @@ struct Report {
     checks: Vec<Check>,
     /// What was not asked for.
     unchecked: Vec<&'static str>,
+    /// How a folder differs from its manifest.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    differences: Option<Differences>,
     /// What the signature says, if it is good.
     #[serde(skip_serializing_if = "Option::is_none")]
     trusted_comment: Option<String>,
