@@ -2,17 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use half::{bf16, f16};
-use prost::bytes::Bytes;
-
 use super::{
     AutodiffError, Path,
+    constants::number,
     index::Index,
     shapes::{Measured, Shapes},
 };
 use crate::model::{
     node::{Attribute, node, tensor_i64, with_attribute},
-    proto::{NodeProto, TensorProto, tensor_proto::DataType},
+    proto::{NodeProto, TensorProto},
 };
 
 /// Every tensor, node and initializer a differentiation makes starts with this.
@@ -100,32 +98,15 @@ impl<'a> Backward<'a> {
         if let Some(name) = self.scalars.get(&(kind as i32, value.to_bits())) {
             return Ok(name.clone());
         }
-        let bytes = match kind {
-            DataType::Float16 => f16::from_f32(value).to_le_bytes().to_vec(),
-            DataType::Bfloat16 => bf16::from_f32(value).to_le_bytes().to_vec(),
-            DataType::Double => f64::from(value).to_le_bytes().to_vec(),
-            _ => value.to_le_bytes().to_vec(),
-        };
         let name = format!("{PREFIX}constant_{}", self.initializers.len());
-        self.initializers.push(TensorProto {
-            name: Some(name.clone()),
-            data_type: Some(kind as i32),
-            raw_data: Some(Bytes::from(bytes)),
-            ..TensorProto::default()
-        });
+        self.initializers.push(number(&name, value, kind));
         self.scalars.insert((kind as i32, value.to_bits()), name.clone());
         Ok(name)
     }
 
     /// Shape and type of a tensor of the forward graph, constants included.
     pub(super) fn measured(&self, tensor: &str) -> Result<Measured, AutodiffError> {
-        match self.index.constant(tensor) {
-            Some(t) => {
-                let kind = DataType::try_from(t.data_type()).unwrap_or(DataType::Undefined);
-                Ok(Measured::constant(kind, &t.dims))
-            }
-            None => self.shapes.get(tensor).cloned(),
-        }
+        self.index.measured(self.shapes, tensor)
     }
 
     /// The shape of a forward tensor as an int64 vector: a constant (with one −1 for Reshape)

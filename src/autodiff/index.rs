@@ -2,9 +2,13 @@
 
 use std::collections::HashMap;
 
+use super::{
+    AutodiffError,
+    shapes::{Measured, Shapes},
+};
 use crate::model::{
     node::{floats, integers, tensor_attribute},
-    proto::{GraphProto, NodeProto, TensorProto},
+    proto::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType},
 };
 
 /// Look-ups over one graph.
@@ -57,6 +61,21 @@ impl<'g> Index<'g> {
         }
         let node = self.producer(tensor)?;
         (node.op_type() == "Constant").then(|| tensor_attribute(node, "value")).flatten()
+    }
+
+    /// Shape and type of a tensor, constants included.
+    pub(super) fn measured(
+        &self,
+        shapes: &Shapes,
+        tensor: &str,
+    ) -> Result<Measured, AutodiffError> {
+        match self.constant(tensor) {
+            Some(t) => {
+                let kind = DataType::try_from(t.data_type()).unwrap_or(DataType::Undefined);
+                Ok(Measured::constant(kind, &t.dims))
+            }
+            None => shapes.get(tensor).cloned(),
+        }
     }
 
     pub(super) fn integers(&self, tensor: &str) -> Option<Vec<i64>> {
