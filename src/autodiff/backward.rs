@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use half::{bf16, f16};
-use prost::bytes::Bytes;
-
 use super::{
     AutodiffError, Path,
+    constants::number,
     index::Index,
     shapes::{Measured, Shapes},
 };
@@ -83,12 +81,49 @@ impl<'a> Backward<'a> {
         output
     }
 
+    /// The bytes of `tensor`, wherever they are stored, read as another type and shape.
+    pub(super) fn alias(&mut self, tensor: TensorProto, kind: DataType, dims: &[i64]) -> String {
+        let name = self.fresh_constant();
+        self.initializers.push(TensorProto {
+            name: Some(name.clone()),
+            data_type: Some(kind as i32),
+            dims: dims.to_vec(),
+            ..tensor
+        });
+        name
+    }
+
+    pub(super) fn fresh_constant(&self) -> String {
+        format!("{PREFIX}constant_{}", self.initializers.len())
+    }
+
+    /// A weight for the backward pass. One that is dequantised on the way is dequantised again
+    /// from a second name of its bytes: it need not outlast the forward pass, whose nodes the
+    /// runtime fuses as it does in a rollout because nothing else reads them.
+    pub(super) fn weight(&mut self, tensor: &str) -> String {
+        let made = self.index.producer(tensor);
+        let Some(node) = made.filter(|n| n.op_type() == "DequantizeLinear") else {
+            return tensor.to_owned();
+        };
+        let stored = node.input.first().and_then(|name| self.index.constant(name));
+        let Some(stored) = stored.cloned() else { return tensor.to_owned() };
+        let (kind, dims) = (DataType::try_from(stored.data_type()), stored.dims.clone());
+        let Ok(kind) = kind else { return tensor.to_owned() };
+        let mut again = node.clone();
+        again.input[0] = self.alias(stored, kind, &dims);
+        let output = format!("{PREFIX}{}_{}", self.nodes.len(), node.op_type());
+        again.name = Some(output.clone());
+        again.output = vec![output.clone()];
+        self.nodes.push(again);
+        output
+    }
+
     /// A one-dimensional int64 constant.
     pub(super) fn list(&mut self, values: &[i64]) -> String {
         if let Some(name) = self.integers.get(values) {
             return name.clone();
         }
-        let name = format!("{PREFIX}constant_{}", self.initializers.len());
+        let name = self.fresh_constant();
         self.initializers.push(tensor_i64(&name, &[values.len() as i64], values));
         self.integers.insert(values.to_vec(), name.clone());
         name
@@ -100,32 +135,15 @@ impl<'a> Backward<'a> {
         if let Some(name) = self.scalars.get(&(kind as i32, value.to_bits())) {
             return Ok(name.clone());
         }
-        let bytes = match kind {
-            DataType::Float16 => f16::from_f32(value).to_le_bytes().to_vec(),
-            DataType::Bfloat16 => bf16::from_f32(value).to_le_bytes().to_vec(),
-            DataType::Double => f64::from(value).to_le_bytes().to_vec(),
-            _ => value.to_le_bytes().to_vec(),
-        };
-        let name = format!("{PREFIX}constant_{}", self.initializers.len());
-        self.initializers.push(TensorProto {
-            name: Some(name.clone()),
-            data_type: Some(kind as i32),
-            raw_data: Some(Bytes::from(bytes)),
-            ..TensorProto::default()
-        });
+        let name = self.fresh_constant();
+        self.initializers.push(number(&name, value, kind));
         self.scalars.insert((kind as i32, value.to_bits()), name.clone());
         Ok(name)
     }
 
     /// Shape and type of a tensor of the forward graph, constants included.
     pub(super) fn measured(&self, tensor: &str) -> Result<Measured, AutodiffError> {
-        match self.index.constant(tensor) {
-            Some(t) => {
-                let kind = DataType::try_from(t.data_type()).unwrap_or(DataType::Undefined);
-                Ok(Measured::constant(kind, &t.dims))
-            }
-            None => self.shapes.get(tensor).cloned(),
-        }
+        self.index.measured(self.shapes, tensor)
     }
 
     /// The shape of a forward tensor as an int64 vector: a constant (with one −1 for Reshape)

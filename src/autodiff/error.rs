@@ -42,6 +42,6 @@ pub enum AutodiffError {
     #[error("the graph has no tensor '{0}'. Export the model as text-generation-with-past")]
     Missing(String),
     /// The operator set is too old for the rules.
-    #[error("the model uses opset {0}; gradients need 18 or newer. Export it with --opset 18")]
+    #[error("the model uses opset {0}; gradients need 13 or newer. Export it with --opset 18")]
     Opset(i64),
 }

@@ -2,9 +2,15 @@
 
 use std::collections::HashMap;
 
+use half::f16;
+
+use super::{
+    AutodiffError,
+    shapes::{Measured, Shapes},
+};
 use crate::model::{
     node::{floats, integers, tensor_attribute},
-    proto::{GraphProto, NodeProto, TensorProto},
+    proto::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType},
 };
 
 /// Look-ups over one graph.
@@ -59,13 +65,41 @@ impl<'g> Index<'g> {
         (node.op_type() == "Constant").then(|| tensor_attribute(node, "value")).flatten()
     }
 
+    /// Shape and type of a tensor, constants included.
+    pub(super) fn measured(
+        &self,
+        shapes: &Shapes,
+        tensor: &str,
+    ) -> Result<Measured, AutodiffError> {
+        match self.constant(tensor) {
+            Some(t) => {
+                let kind = DataType::try_from(t.data_type()).unwrap_or(DataType::Undefined);
+                Ok(Measured::constant(kind, &t.dims))
+            }
+            None => shapes.get(tensor).cloned(),
+        }
+    }
+
     pub(super) fn integers(&self, tensor: &str) -> Option<Vec<i64>> {
         self.constant(tensor).and_then(integers)
     }
 
-    /// The value of a constant of one float32 element.
+    /// The value of a constant of one element.
     pub(super) fn scalar(&self, tensor: &str) -> Option<f32> {
-        let values = self.constant(tensor).and_then(floats)?;
+        let constant = self.constant(tensor)?;
+        let values = match DataType::try_from(constant.data_type()).ok()? {
+            DataType::Float16 => halves(constant),
+            DataType::Float => floats(constant)?,
+            _ => integers(constant)?.iter().map(|n| *n as f32).collect(),
+        };
         (values.len() == 1).then(|| values[0])
     }
+}
+
+/// The numbers of a small float16 constant, whichever field holds their bits.
+fn halves(tensor: &TensorProto) -> Vec<f32> {
+    let raw = tensor.raw_data.as_deref().unwrap_or_default();
+    let stored = tensor.int32_data.iter().filter_map(|bits| u16::try_from(*bits).ok());
+    let bits = raw.as_chunks().0.iter().map(|pair| u16::from_le_bytes(*pair)).chain(stored);
+    bits.map(|bits| f16::from_bits(bits).to_f32()).collect()
 }

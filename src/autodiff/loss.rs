@@ -72,15 +72,22 @@ pub fn loss_patch(graph: &GraphProto, logits: &str) -> Result<Patch, AutodiffErr
     patch.edits.push(Edit::AddInitializer(tensor_i64("tla_loss/last", &[1], &[1])));
     patch.edits.push(Edit::AddInitializer(tensor_f32("tla_loss/one", &[], &[1.0])));
 
-    let product = index.node(head);
+    let last = index.node(head);
+    let through = |node: &NodeProto| match node.op_type() {
+        // Half-precision exports widen their logits.
+        "Cast" => node.input.first().and_then(|x| made_at(x)),
+        _ => None,
+    };
+    let at_product = through(last).unwrap_or(head);
+    let product = index.node(at_product);
     let hidden = product.input.first().and_then(|h| made_at(h).map(|at| (h, at)));
     let mut scores = logits.to_owned();
     let mut tail = Vec::new();
-    match hidden.filter(|_| product.op_type() == "MatMul") {
+    match hidden.filter(|_| matches!(product.op_type(), "MatMul" | "MatMulNBits")) {
         Some((hidden, at)) => {
             patch.edits.push(Edit::InsertAfter { node_index: at, nodes: pick(hidden) });
             patch.edits.push(Edit::RewireInput {
-                node_index: head,
+                node_index: at_product,
                 slot: 0,
                 from: hidden.clone(),
                 to: PICKED.to_owned(),

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `index` | who makes a tensor, who reads it, which are constants |
 //! | `path` | the nodes between the loss and what it is differentiated by |
+//! | `lowering` | fused operators rewritten as standard ones |
 //! | `probe`, `shapes` | measuring the shape and type of every tensor on the path |
 //! | `backward` | emitting nodes of the backward pass |
 //! | `rules` | one operator, one rule, one table entry |
@@ -17,9 +18,11 @@
 //! | `loss` | the policy-gradient loss appended to a language model |
 
 mod backward;
+mod constants;
 mod error;
 mod index;
 pub mod loss;
+pub mod lowering;
 mod path;
 pub mod probe;
 mod reverse;

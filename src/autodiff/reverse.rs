@@ -4,6 +4,7 @@ use super::{
     AutodiffError, Path,
     backward::{Backward, PREFIX},
     index::Index,
+    lowering::opset::RULES,
     rules,
     shapes::Shapes,
 };
@@ -11,9 +12,6 @@ use crate::model::{
     node::tensor_f32,
     proto::{GraphProto, NodeProto, TensorProto},
 };
-
-/// The oldest operator set the rules write.
-const OLDEST_OPSET: i64 = 18;
 
 /// What to add to a graph so that it also computes a gradient.
 #[derive(Debug, Clone)]
@@ -26,7 +24,8 @@ pub struct Gradient {
     pub adjoints: Vec<String>,
 }
 
-/// Differentiates the path's loss by the path's tensors.
+/// Differentiates the path's loss by the path's tensors. `seed` names a float32 scalar that
+/// multiplies every gradient; without it that is 1.
 ///
 /// # Errors
 /// If an operator on the path has no rule, or a form of it that its rule does not cover.
@@ -35,14 +34,21 @@ pub fn differentiate(
     opset: i64,
     path: &Path,
     shapes: &Shapes,
+    seed: Option<&str>,
 ) -> Result<Gradient, AutodiffError> {
-    if opset < OLDEST_OPSET {
+    if opset < RULES {
         return Err(AutodiffError::Opset(opset));
     }
     let index = Index::new(graph);
     let mut backward = Backward::new(&index, path, shapes);
-    let seed = format!("{PREFIX}seed");
-    backward.initializers.push(tensor_f32(&seed, &[], &[1.0]));
+    let seed = seed.map_or_else(
+        || {
+            let one = format!("{PREFIX}seed");
+            backward.initializers.push(tensor_f32(&one, &[], &[1.0]));
+            one
+        },
+        str::to_owned,
+    );
     backward.accumulate(&path.loss, seed);
     for position in path.nodes.iter().rev() {
         let node = index.node(*position);

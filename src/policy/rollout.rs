@@ -166,7 +166,7 @@ impl Live {
                 expected: "[batch, length, vocabulary]".to_owned(),
             }));
         };
-        let values = logits.as_f32("logits")?;
+        let values = logits.to_f32("logits")?;
         for (row, pick) in self.rows.iter_mut().zip(picks).filter(|(row, _)| !row.done) {
             let end = (pick + 1) * length * vocabulary;
             let scores = &values[end - vocabulary..end];

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::{RuntimeError, Session, SessionOptions, Tensor};
+use super::{RuntimeError, Session, SessionOptions, Tensor, head_size::head_size};
 use crate::model::{
     node::{Dim, tensor_type},
-    proto::{GraphProto, ModelProto, ValueInfoProto},
+    proto::{GraphProto, ModelProto, ValueInfoProto, tensor_proto::DataType},
 };
 
 /// One cached tensor: `past` goes in as `[batch, heads, time, size]`, `present` comes out longer.
@@ -15,6 +15,17 @@ struct Slot {
     present: String,
     heads: usize,
     size: usize,
+    half: bool,
+}
+
+impl Slot {
+    fn tensor(&self, batch: usize) -> Result<Tensor, RuntimeError> {
+        let dims = [batch, self.heads, 0, self.size];
+        match self.half {
+            true => Tensor::f16(&dims, Vec::new()),
+            false => Tensor::f32(&dims, Vec::new()),
+        }
+    }
 }
 
 /// The names a causal language model's graph uses.
@@ -83,7 +94,7 @@ impl Interface {
     /// # Errors
     /// If the runtime refuses an empty tensor.
     pub fn empty_cache(&self, batch: usize) -> Result<Cache, RuntimeError> {
-        let made = self.slots.iter().map(|s| Tensor::f32(&[batch, s.heads, 0, s.size], Vec::new()));
+        let made = self.slots.iter().map(|s| s.tensor(batch));
         Ok(Cache { values: made.collect::<Result<_, _>>()? })
     }
 
@@ -123,14 +134,22 @@ fn slot(graph: &GraphProto, past: &ValueInfoProto) -> Result<Slot, RuntimeError>
     if !graph.output.iter().any(|o| o.name() == present) {
         return Err(RuntimeError::NotCausal { what: format!("output '{present}'") });
     }
-    let dims = tensor_type(past).map(|(_, dims)| dims).unwrap_or_default();
+    let (kind, dims) = tensor_type(past).unwrap_or_default();
     let fixed = |axis: usize| match dims.get(axis) {
         Some(Dim::Fixed(n)) => usize::try_from(*n).ok(),
         _ => None,
     };
-    match (fixed(1), fixed(3)) {
+    let half = kind == DataType::Float16 as i32;
+    if !half && kind != DataType::Float as i32 {
+        return Err(RuntimeError::Tensor {
+            name: past.name().to_owned(),
+            found: format!("of element type {kind}"),
+            expected: "float32 or float16".to_owned(),
+        });
+    }
+    match (fixed(1), fixed(3).or_else(|| head_size(graph, past.name()))) {
         (Some(heads), Some(size)) if dims.len() == 4 => {
-            Ok(Slot { past: past.name().to_owned(), present, heads, size })
+            Ok(Slot { past: past.name().to_owned(), present, heads, size, half })
         }
         _ => Err(RuntimeError::Tensor {
             name: past.name().to_owned(),
@@ -163,22 +182,30 @@ impl Cache {
     /// The rows of the cache named by `picks`, in that order, with repetition.
     ///
     /// # Errors
-    /// If the cache does not hold float32.
+    /// If the cache holds neither float32 nor float16.
     pub fn rows(&self, picks: &[usize]) -> Result<Self, RuntimeError> {
         let mut values = Vec::with_capacity(self.values.len());
         for value in &self.values {
             let mut dims = value.dims();
-            let data = value.as_f32("key-value cache")?;
             let row: usize = dims.iter().skip(1).product();
-            let mut picked = Vec::with_capacity(row * picks.len());
-            for pick in picks {
-                picked.extend_from_slice(&data[pick * row..(pick + 1) * row]);
-            }
             dims[0] = picks.len();
-            values.push(Tensor::f32(&dims, picked)?);
+            let what = "key-value cache";
+            values.push(match value.kind() {
+                DataType::Float16 => Tensor::f16(&dims, picked(value.as_f16(what)?, row, picks))?,
+                _ => Tensor::f32(&dims, picked(value.as_f32(what)?, row, picks))?,
+            });
         }
         Ok(Self { values })
     }
+}
+
+/// The stretches of length `row` named by `picks`.
+fn picked<T: Copy>(data: &[T], row: usize, picks: &[usize]) -> Vec<T> {
+    let mut picked = Vec::with_capacity(row * picks.len());
+    for pick in picks {
+        picked.extend_from_slice(&data[pick * row..(pick + 1) * row]);
+    }
+    picked
 }
 
 /// A causal language model ready to run with a cache.

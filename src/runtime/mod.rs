@@ -6,10 +6,12 @@
 //! | `session` | one loaded graph and how it is run |
 //! | `tensor` | values in and out of a session |
 //! | `causal` | a language model's inputs and outputs: tokens, mask, positions, cache |
+//! | `head_size` | the size of a cached head, where the inputs leave it open |
 //! | `measure` | running a probe graph twice to measure shapes |
 
 mod causal;
 mod error;
+mod head_size;
 #[cfg(feature = "load")]
 mod locate;
 mod measure;

@@ -1,5 +1,8 @@
 //! Values in and out of a session.
 
+use std::borrow::Cow;
+
+use half::f16;
 use ort::value::{DynValue, Tensor as OrtTensor, TensorElementType};
 
 use super::{RuntimeError, session::environment};
@@ -21,11 +24,44 @@ impl Tensor {
         Ok(Self(made.into_dyn()))
     }
 
+    /// A float16 tensor; `data` holds as many values as `dims` multiply to.
+    ///
+    /// # Errors
+    /// If they do not agree, or no library is found.
+    pub fn f16(dims: &[usize], data: Vec<f16>) -> Result<Self, RuntimeError> {
+        // A tensor made before the library is loaded would load one from the default place.
+        environment()?;
+        let made = OrtTensor::from_array((dims.to_vec(), data)).map_err(|e| wrong(dims, &e))?;
+        Ok(Self(made.into_dyn()))
+    }
+
     /// An int64 tensor; `data` holds as many values as `dims` multiply to.
     ///
     /// # Errors
     /// If they do not agree, or no library is found.
     pub fn i64(dims: &[usize], data: Vec<i64>) -> Result<Self, RuntimeError> {
+        // A tensor made before the library is loaded would load one from the default place.
+        environment()?;
+        let made = OrtTensor::from_array((dims.to_vec(), data)).map_err(|e| wrong(dims, &e))?;
+        Ok(Self(made.into_dyn()))
+    }
+
+    /// An int32 tensor; `data` holds as many values as `dims` multiply to.
+    ///
+    /// # Errors
+    /// If they do not agree, or no library is found.
+    pub fn i32(dims: &[usize], data: Vec<i32>) -> Result<Self, RuntimeError> {
+        // A tensor made before the library is loaded would load one from the default place.
+        environment()?;
+        let made = OrtTensor::from_array((dims.to_vec(), data)).map_err(|e| wrong(dims, &e))?;
+        Ok(Self(made.into_dyn()))
+    }
+
+    /// A tensor of truth values; `data` holds as many as `dims` multiply to.
+    ///
+    /// # Errors
+    /// If they do not agree, or no library is found.
+    pub fn bool(dims: &[usize], data: Vec<bool>) -> Result<Self, RuntimeError> {
         // A tensor made before the library is loaded would load one from the default place.
         environment()?;
         let made = OrtTensor::from_array((dims.to_vec(), data)).map_err(|e| wrong(dims, &e))?;
@@ -54,17 +90,43 @@ impl Tensor {
         }
     }
 
+    /// The values of a float32 or float16 tensor, widened; `name` is for the error.
+    ///
+    /// # Errors
+    /// If it holds something else.
+    pub fn to_f32(&self, name: &str) -> Result<Cow<'_, [f32]>, RuntimeError> {
+        match self.kind() {
+            DataType::Float16 => {
+                Ok(self.as_f16(name)?.iter().map(|x| x.to_f32()).collect::<Vec<_>>().into())
+            }
+            _ => self.as_f32(name).map(Cow::Borrowed),
+        }
+    }
+
+    /// The values of a float16 tensor; `name` is for the error.
+    ///
+    /// # Errors
+    /// If it holds something else.
+    pub fn as_f16(&self, name: &str) -> Result<&[f16], RuntimeError> {
+        let extracted = self.0.try_extract_tensor::<f16>();
+        extracted.map(|(_, data)| data).map_err(|_| self.not(name, "float16"))
+    }
+
     /// The values of a float32 tensor; `name` is for the error.
     ///
     /// # Errors
     /// If it holds something else.
     pub fn as_f32(&self, name: &str) -> Result<&[f32], RuntimeError> {
         let extracted = self.0.try_extract_tensor::<f32>();
-        extracted.map(|(_, data)| data).map_err(|_| RuntimeError::Tensor {
+        extracted.map(|(_, data)| data).map_err(|_| self.not(name, "float32"))
+    }
+
+    fn not(&self, name: &str, expected: &str) -> RuntimeError {
+        RuntimeError::Tensor {
             name: name.to_owned(),
             found: format!("{:?}", self.kind()),
-            expected: "float32".to_owned(),
-        })
+            expected: expected.to_owned(),
+        }
     }
 }
 

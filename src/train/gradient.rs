@@ -7,12 +7,13 @@ use crate::{
     autodiff::{
         Path, differentiate,
         loss::{self, loss_patch},
+        lowering::{self, opset},
         probe,
     },
     format::ModuleId,
     model::{
-        node::{Attribute, node, untyped_value, with_attribute},
-        proto::ModelProto,
+        node::{Attribute, node, tensor_f32, untyped_value, with_attribute},
+        proto::{ModelProto, NodeProto, tensor_proto::DataType},
     },
     runtime::{Interface, LOGITS, Rows, Session, SessionOptions, Tensor, measure},
     surgery::{MIXING, mixing_of},
@@ -113,29 +114,72 @@ pub fn gradient_model(
     options: SessionOptions,
 ) -> Result<ModelProto, TrainError> {
     let mut model = grafted.clone();
-    let opset = model.opset_import.iter().find(|o| matches!(o.domain(), "" | "ai.onnx"));
-    let opset = opset.map_or(0, |o| o.version());
+    opset::raise(&mut model, opset::RULES)?;
     let interface = Interface::of(model.graph.as_ref().ok_or(TrainError::NoGraph)?)?;
+    let small = probe_feeds(&interface, modules.len(), rank, 2)?;
+    let large = probe_feeds(&interface, modules.len(), rank, 3)?;
+    let shapes_of = |model: &ModelProto, names: &[String]| {
+        measure(&probe::graph(model, names), path, names, [&small, &large], options)
+    };
     let graph = model.graph.as_mut().ok_or(TrainError::NoGraph)?;
     loss_patch(graph, LOGITS)?.apply(graph)?;
     let wrt: Vec<String> = modules.iter().map(|m| mixing_of(*m)).collect();
+    let fused = Path::find(graph, loss::LOSS, &wrt)?;
+    let names = lowering::tensors(graph, &fused);
+    if !names.is_empty() {
+        let shapes = shapes_of(&model, &names)?;
+        lowering::lower(model.graph.as_mut().ok_or(TrainError::NoGraph)?, &fused, &shapes)?;
+    }
+    let wanted = rules_opset(&model);
+    opset::raise(&mut model, wanted)?;
+    let graph = model.graph.as_ref().ok_or(TrainError::NoGraph)?;
     let along = Path::find(graph, loss::LOSS, &wrt)?;
     let names = probe::tensors(graph, &along);
-    let shapes = {
-        let probe = probe::graph(&model, &names);
-        let small = probe_feeds(&interface, modules.len(), rank, 2)?;
-        let large = probe_feeds(&interface, modules.len(), rank, 3)?;
-        measure(&probe, path, &names, [&small, &large], options)?
-    };
+    let shapes = shapes_of(&model, &names)?;
+    let version = opset::of(&model);
     let graph = model.graph.as_mut().ok_or(TrainError::NoGraph)?;
-    let gradient = differentiate(graph, opset, &along, &shapes)?;
+    let half = names.iter().any(|n| shapes.get(n).is_ok_and(|m| m.kind == DataType::Float16));
+    if half {
+        graph.initializer.push(tensor_f32(SMALLEST, &[], &[f32::MIN_POSITIVE]));
+        graph.node.extend(scale_up());
+    }
+    let gradient = differentiate(graph, version, &along, &shapes, half.then_some(SEED))?;
     graph.node.extend(gradient.nodes);
     graph.initializer.extend(gradient.initializers);
     let parts: Vec<&str> = gradient.adjoints.iter().map(String::as_str).collect();
-    let concat = node("Concat", GRADIENT, &parts, &[GRADIENT]);
+    let raw = if half { "tla_gradient/scaled" } else { GRADIENT };
+    let concat = node("Concat", raw, &parts, &[raw]);
     graph.node.push(with_attribute(concat, "axis", Attribute::Int(0)));
+    if half {
+        graph.node.push(node("Mul", GRADIENT, &[raw, LARGEST], &[GRADIENT]));
+    }
     graph.output.push(untyped_value(GRADIENT));
     Ok(model)
+}
+
+const SEED: &str = "tla_gradient/seed";
+const LARGEST: &str = "tla_gradient/largest_weight";
+const SMALLEST: &str = "tla_gradient/smallest_weight";
+
+/// The seed of a backward pass through 16-bit tensors: one over the largest weight of a token, so
+/// that the gradients of a large batch, each token a small share of it, are not lost below what
+/// 16 bits hold. The result is multiplied by [`LARGEST`] again.
+fn scale_up() -> Vec<NodeProto> {
+    let (size, largest) = ("tla_gradient/weights", "tla_gradient/largest");
+    let reduce = node("ReduceMax", largest, &[size], &[largest]);
+    vec![
+        node("Abs", size, &[loss::WEIGHTS], &[size]),
+        with_attribute(reduce, "keepdims", Attribute::Int(0)),
+        node("Max", LARGEST, &[largest, SMALLEST], &[LARGEST]),
+        node("Reciprocal", SEED, &[LARGEST], &[SEED]),
+    ]
+}
+
+/// The operator set the rules for `model` need.
+fn rules_opset(model: &ModelProto) -> i64 {
+    let nodes = model.graph.iter().flat_map(|g| &g.node);
+    let blocks = nodes.into_iter().any(|n| n.op_type() == "MatMulNBits");
+    if blocks { opset::BLOCKS } else { opset::RULES }
 }
 
 /// Small inputs of a size that shares no dimension with those of another `rows`.

@@ -96,6 +96,23 @@ pub(super) fn sigmoid(b: &mut Backward<'_>, node: &NodeProto, dy: &[Option<Strin
     Ok(vec![(0, b.emit("Mul", &[&only(dy), &slope]))])
 }
 
+pub(super) fn relu(b: &mut Backward<'_>, node: &NodeProto, dy: &[Option<String>]) -> Inputs {
+    let zero = b.scalar(0.0, &node.input[0])?;
+    let on = b.emit("Greater", &[&node.input[0], &zero]);
+    Ok(vec![(0, b.emit("Where", &[&on, &only(dy), &zero]))])
+}
+
+/// `dx = dy · 2/√π · exp(−x²)`.
+pub(super) fn erf(b: &mut Backward<'_>, node: &NodeProto, dy: &[Option<String>]) -> Inputs {
+    let x = &node.input[0];
+    let factor = b.scalar(std::f32::consts::FRAC_2_SQRT_PI, x)?;
+    let square = b.emit("Mul", &[x, x]);
+    let negative = b.emit("Neg", &[&square]);
+    let bell = b.emit("Exp", &[&negative]);
+    let slope = b.emit("Mul", &[&bell, &factor]);
+    Ok(vec![(0, b.emit("Mul", &[&only(dy), &slope]))])
+}
+
 pub(super) fn tanh(b: &mut Backward<'_>, node: &NodeProto, dy: &[Option<String>]) -> Inputs {
     let y = &node.output[0];
     let one = b.scalar(1.0, &node.input[0])?;

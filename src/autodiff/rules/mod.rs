@@ -6,6 +6,7 @@
 mod elementwise;
 mod layout;
 mod matmul;
+mod quantised;
 mod reduce;
 mod select;
 
@@ -23,6 +24,7 @@ const TABLE: &[(&str, Rule)] = &[
     ("Clip", elementwise::clip),
     ("Concat", layout::concat),
     ("Div", elementwise::div),
+    ("Erf", elementwise::erf),
     ("Exp", elementwise::exp),
     ("Expand", layout::expand),
     ("Flatten", layout::reshape),
@@ -40,6 +42,7 @@ const TABLE: &[(&str, Rule)] = &[
     ("Reciprocal", elementwise::reciprocal),
     ("ReduceMean", reduce::mean),
     ("ReduceSum", reduce::sum),
+    ("Relu", elementwise::relu),
     ("Reshape", layout::reshape),
     ("Sigmoid", elementwise::sigmoid),
     ("Slice", layout::slice),
@@ -54,18 +57,24 @@ const TABLE: &[(&str, Rule)] = &[
     ("Where", select::choose),
 ];
 
+/// Operators of ONNX Runtime whose kernel stays in the forward pass.
+const MICROSOFT: &[(&str, Rule)] = &[("MatMulNBits", quantised::matmul_n_bits)];
+
 /// The rule for a node's operator.
 pub(super) fn find(node: &NodeProto) -> Result<Rule, AutodiffError> {
     let standard = matches!(node.domain(), "" | "ai.onnx");
-    TABLE
-        .iter()
-        .find(|(op, _)| standard && *op == node.op_type())
-        .map(|(_, rule)| *rule)
-        .ok_or_else(|| AutodiffError::NoRule {
+    let table = match node.domain() {
+        "com.microsoft" => MICROSOFT,
+        _ if standard => TABLE,
+        _ => &[],
+    };
+    table.iter().find(|(op, _)| *op == node.op_type()).map(|(_, rule)| *rule).ok_or_else(|| {
+        AutodiffError::NoRule {
             op: node.op_type().to_owned(),
             domain: if standard { String::new() } else { format!("{}::", node.domain()) },
             node: node.name().to_owned(),
-        })
+        }
+    })
 }
 
 /// The gradient of a node's only output.

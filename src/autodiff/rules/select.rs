@@ -2,10 +2,13 @@
 
 use super::{Inputs, only};
 use crate::{
-    autodiff::backward::{Backward, form},
+    autodiff::{
+        AutodiffError,
+        backward::{Backward, form},
+    },
     model::{
         node::{Attribute, int_attribute},
-        proto::NodeProto,
+        proto::{NodeProto, tensor_proto::DataType},
     },
 };
 
@@ -31,11 +34,9 @@ pub(super) fn gather(b: &mut Backward<'_>, node: &NodeProto, dy: &[Option<String
     if axis != 0 {
         return Err(form(node, format!("axis {axis}, the rule covers 0")));
     }
-    let zeros = zeros_like(b, &node.input[0])?;
     let last = b.list(&[-1]);
     let rows = b.emit("Unsqueeze", &[&node.input[1], &last]);
-    let reduction = [("reduction", Attribute::Text("add".into()))];
-    Ok(vec![(0, b.emit_with("ScatterND", &[&zeros, &rows, &only(dy)], &reduction))])
+    Ok(vec![(0, scatter(b, "ScatterND", &node.input[0], &rows, &only(dy), &[])?)])
 }
 
 /// Elements picked along an axis, each added back where it came from.
@@ -45,17 +46,32 @@ pub(super) fn gather_elements(
     dy: &[Option<String>],
 ) -> Inputs {
     let axis = Attribute::Int(int_attribute(node, "axis").unwrap_or(0));
-    let zeros = zeros_like(b, &node.input[0])?;
-    let attributes = [("axis", axis), ("reduction", Attribute::Text("add".into()))];
-    let dx = b.emit_with("ScatterElements", &[&zeros, &node.input[1], &only(dy)], &attributes);
-    Ok(vec![(0, dx)])
+    let (x, at) = (&node.input[0], &node.input[1]);
+    Ok(vec![(0, scatter(b, "ScatterElements", x, at, &only(dy), &[("axis", axis)])?)])
 }
 
-fn zeros_like(
+/// Adds `updates` into zeros shaped like `like`, 16 bits in 32: the CPU provider adds no halves.
+fn scatter(
     b: &mut Backward<'_>,
-    tensor: &str,
-) -> Result<String, crate::autodiff::AutodiffError> {
-    let zero = b.scalar(0.0, tensor)?;
-    let shape = b.emit("Shape", &[tensor]);
-    Ok(b.emit("Expand", &[&zero, &shape]))
+    op: &str,
+    like: &str,
+    at: &str,
+    updates: &str,
+    attributes: &[(&str, Attribute)],
+) -> Result<String, AutodiffError> {
+    let half = matches!(b.measured(like)?.kind, DataType::Float16 | DataType::Bfloat16);
+    let shape = b.emit("Shape", &[like]);
+    let mut attributes = attributes.to_vec();
+    attributes.push(("reduction", Attribute::Text("add".into())));
+    if !half {
+        let zero = b.scalar(0.0, like)?;
+        let zeros = b.emit("Expand", &[&zero, &shape]);
+        return Ok(b.emit_with(op, &[&zeros, at, updates], &attributes));
+    }
+    let wide = [("to", Attribute::Int(DataType::Float as i64))];
+    let updates = b.emit_with("Cast", &[updates], &wide);
+    // Without a value, zeros in 32 bits.
+    let zeros = b.emit("ConstantOfShape", &[&shape]);
+    let sum = b.emit_with(op, &[&zeros, at, &updates], &attributes);
+    Ok(b.emit("CastLike", &[&sum, like]))
 }
