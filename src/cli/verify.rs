@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     format::Adapter,
-    model::Model,
+    model::{Model, ModelError},
     projection::{Factors, ProjectionError, factors_digest},
     surgery::{Mismatch, verify_model},
 };
@@ -32,8 +32,9 @@ What the checks prove:
   signature  whoever has the secret key that belongs to --key signed these bytes and the trusted
              comment that is shown. Whose key it is you must know from elsewhere
   base       the model has the base digest the adapter names. The digest covers only the seven
-             linear roles (q k v o gate up down) of every layer; embeddings, head, norms and biases
-             are not covered
+             linear roles (q k v o gate up down) of every layer, and where modules are named by
+             --module only the roles that are named; embeddings, head, norms and biases are not
+             covered
   rebuild    seed, values and weights give the very factors the adapter names (factors digest)
   merged     the second model is the base with the adapter merged in, bit for bit
 
@@ -206,12 +207,21 @@ impl Verify {
         report: &mut Report,
     ) -> Result<(), CliError> {
         let base = Base::load(path, &self.names)?;
-        let (named, found) = (adapter.header().base_digest, base.digest(&self.threads)?);
+        let named = adapter.header().base_digest;
+        let found = match base.digest(&self.threads) {
+            Ok(found) => found,
+            Err(CliError::Model(ModelError::NoDigest { .. })) if named == [0; 32] => [0; 32],
+            Err(CliError::Model(error @ ModelError::NoDigest { .. })) => {
+                report.refused("base", Some("no-base-digest"), error.to_string());
+                return self.give_up(report, "not checked: the base has no digest");
+            }
+            Err(error) => return Err(error),
+        };
         if named == [0; 32] {
             let why = "the adapter is unbound: it names no base";
             report.refused("base", UNBOUND, why.into());
         } else if named == found {
-            report.yes("base", format!("base digest {}", hex(&found)));
+            report.yes("base", format!("base digest {}{}", hex(&found), base.coverage()));
         } else {
             let (named, found) = (hex(&named), hex(&found));
             let why = format!("the adapter names {named}, the model has {found}");

@@ -139,6 +139,15 @@ pub enum ModelError {
         /// Its place in the graph's list.
         index: usize,
     },
+    /// A rule of the user that no name of the model follows.
+    #[error(
+        "no node or tensor of the model is named as in {rule:?}. Correct the name: `tla inspect` lists \
+         what is skipped"
+    )]
+    UnusedRule {
+        /// The rule as given.
+        rule: String,
+    },
     /// Two tensors, or two node outputs, of one name.
     #[error(
         "the name {name:?} is defined twice in the graph. The file breaks the ONNX rules; export it again"
@@ -241,7 +250,7 @@ pub enum ModelError {
     },
     /// Two nodes say they are the same module.
     #[error(
-        "{first:?} and {second:?} both claim to be {module}. Give the nodes the names the exporter gave them"
+        "{first:?} and {second:?} both claim to be {module}. Use the names the exporter gave them, or another --module"
     )]
     ClaimedTwice {
         /// The module.
