@@ -220,3 +220,71 @@ fn a_reader_that_goes_away_is_no_failure() {
         assert!(output.status.code() == Some(0) && !stderr.contains("panicked"), "{stderr}");
     }
 }
+
+#[test]
+fn several_adapters_are_merged_with_their_weights() {
+    let place = Place::new();
+    let survival = |args: &str| {
+        let done = place.run(args);
+        assert_eq!(done.code, Some(0), "{args}: {}", done.stderr);
+        serde_json::from_str::<Value>(&done.stdout).unwrap()["survival"].as_f64().unwrap()
+    };
+    survival("merge model a.tla -o once.onnx --json");
+    survival("merge model a.tla:1 -o same.onnx --json");
+    survival("merge model a.tla:0.75 a.tla:0.25 -o parts.onnx --json");
+    assert!(place.read("once.onnx") == place.read("same.onnx"));
+    assert_eq!(place.read("once.onnx").len(), place.read("parts.onnx").len());
+    assert!(place.read("parts.onnx") != place.read("model/model.onnx"));
+    assert_eq!(survival("merge model a.tla a.tla:-1 -o none.onnx --json"), 1.0);
+    assert!(place.read("none.onnx") == place.read("model/model.onnx"));
+    // A file that is named like an adapter and a weight is the file.
+    place.write("a.tla:-1", place.read("a.tla"));
+    survival("merge model a.tla:-1 -o named.onnx --json");
+    assert!(place.read("named.onnx") == place.read("once.onnx"));
+}
+
+#[test]
+fn every_adapter_of_a_merge_is_checked() {
+    let place = Place::new();
+    let packed = place.run("pack v.json --model other -o b.tla");
+    assert_eq!(packed.code, Some(0), "{}", packed.stderr);
+    place.refused("merge model a.tla b.tla -o out.onnx", &["b.tla was made for a model"]);
+    place.refused("merge model a.tla b.tla:0 -o out.onnx", &["b.tla was made for a model"]);
+    place.refused("merge model a.tla:two -o out.onnx", &["the weight of a.tla is \"two\""]);
+    place.refused("merge model c.tla:2 -o out.onnx", &["c.tla", "does not exist"]);
+    place.refused("merge model a.tla -o a.tla:1", &["ends neither"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_merge_for_which_there_is_no_room_leaves_the_folder_as_it_was() {
+    let place = Place::new();
+    let size = place.read("model/model.onnx").len();
+    let blocks = size / 512 / 2;
+    let before = place.contents();
+    let limited =
+        format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" merge model a.tla -o out/");
+    let done = std::process::Command::new("sh")
+        .args(["-c", &limited, env!("CARGO_BIN_EXE_tla")])
+        .current_dir(place.path("."))
+        .output()
+        .unwrap();
+    let error = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(2), "{error}");
+    assert!(error.contains("cannot write"), "{error}");
+    assert!(place.contents() == before);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_takes_no_files_is_an_error() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    fs::create_dir(place.path("closed")).unwrap();
+    fs::set_permissions(place.path("closed"), fs::Permissions::from_mode(0o555)).unwrap();
+    // Permissions do not bind the superuser.
+    if fs::write(place.path("closed/probe"), "").is_err() {
+        place.refused("merge model a.tla -o closed/out.onnx", &["cannot write"]);
+        place.refused("graft model a.tla -o closed/out.onnx", &["cannot write"]);
+    }
+}

@@ -362,6 +362,30 @@ fn unknown_fields_and_padding_of_the_header_are_kept() {
 }
 
 #[test]
+fn several_adapters_are_added_before_the_one_rounding() {
+    for dtype in [Dtype::F32, Dtype::BF16, Dtype::F16] {
+        let case = Case::new(&tensors("qwen2-tied", dtype), false, &[Role::Q], 0.1);
+        let merged = |weights: &[f64]| {
+            let addends = weights.iter().map(|&weight| Addend {
+                header: &case.header,
+                factors: &case.factors,
+                weight,
+            });
+            let addends: Vec<_> = addends.collect();
+            let mut merge = CheckpointMerge::new(&case.base, &case.targets, &addends, 2).unwrap();
+            let path = case.folder.path().join("merged");
+            merge.write(&case.base.shards()[0], &mut File::create(&path).unwrap(), &path).unwrap();
+            fs::read(&path).unwrap()
+        };
+        // Exact parts of a whole are the whole; roundings in between would show.
+        assert!(merged(&[0.75, 0.5, -0.25]) == merged(&[1.0]));
+        assert!(merged(&[1.0]) != merged(&[0.5]));
+        let base = fs::read(case.folder.path().join("model.safetensors")).unwrap();
+        assert!(merged(&[1.0, -1.0]) == base);
+    }
+}
+
+#[test]
 fn factors_that_are_not_the_adapters_are_refused() {
     let case = Case::new(&tensors("qwen2-tied", Dtype::BF16), false, &[Role::Q, Role::Up], 0.1);
     let refused = |factors: &[Factors]| {

@@ -1,8 +1,9 @@
 //! Where the parts of a model lie in the file it was read from, and what each of them says.
 
 use super::{
+    fields,
     proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto},
-    wire::{self, Field, GRAPH, INITIALIZER, RAW_DATA, Scan},
+    wire::{Field, GRAPH, INITIALIZER, RAW_DATA, Scan},
 };
 use prost::Message;
 use sha2::{Digest as _, Sha256};
@@ -79,7 +80,7 @@ fn surplus_digest(place: &str, number: u32, bytes: &[u8]) -> Digest {
     // Of a tensor: the raw data, and that and where they lie elsewhere.
     const VALUES: [u32; 3] = [RAW_DATA, 13, 14];
     match (place, number) {
-        ("graph", INITIALIZER) => Sha256::digest(wire::without(bytes, &VALUES)).into(),
+        ("graph", INITIALIZER) => Sha256::digest(fields::without(bytes, &VALUES)).into(),
         _ => Sha256::digest(bytes).into(),
     }
 }
@@ -149,7 +150,7 @@ impl Layout {
 }
 
 fn known(what: &dyn Fn() -> String, field: &[u8]) -> Known {
-    let length = wire::body_of(field).len();
+    let length = fields::body_of(field).len();
     Known { what: what(), digest: digest(field), length }
 }
 
@@ -174,19 +175,19 @@ impl Fields<'_, '_> {
 
     fn number(&mut self, number: u32, name: &str, value: Option<i64>) {
         let Some(value) = value else { return };
-        wire::number(number, value, &mut self.buffer);
+        fields::number(number, value, &mut self.buffer);
         self.hand(number, &|| name.into());
     }
 
     fn text(&mut self, number: u32, name: &str, value: &Option<String>) {
         let Some(value) = value else { return };
-        wire::delimit(number, value.as_bytes(), &mut self.buffer);
+        fields::delimit(number, value.as_bytes(), &mut self.buffer);
         self.hand(number, &|| name.into());
     }
 
     fn list<M: Message>(&mut self, number: u32, list: &[M], what: impl Fn(&M) -> String) {
         for message in list {
-            wire::delimit(number, &message.encode_to_vec(), &mut self.buffer);
+            fields::delimit(number, &message.encode_to_vec(), &mut self.buffer);
             self.hand(number, &|| what(message));
         }
     }

@@ -2,8 +2,9 @@
 //!
 //! [`Model::load`] reads and checks an ONNX file or a safetensors checkpoint. As a [`Container`]
 //! either says which matrix is which module and gives a module's canonical weight.
-//! [`base_digest`] names the weights an adapter belongs to, and [`write_model`] puts a changed
-//! ONNX model beside its place.
+//! [`base_digest`] names the weights an adapter belongs to. [`stage_model`] writes a changed ONNX
+//! model beside its place: what did not change as it was stored, and weights that change when
+//! their turn comes.
 
 mod constants;
 mod container;
@@ -12,6 +13,7 @@ mod digest;
 mod dtypes;
 mod error;
 mod external;
+mod fields;
 mod find;
 mod layout;
 mod naming;

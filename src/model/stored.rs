@@ -2,11 +2,11 @@
 //! encoded anew, and contents that are made when they are written.
 
 use super::{
-    Contents, ModelError, OnnxModel, dtypes, external,
+    Contents, ModelError, OnnxModel, dtypes, external, fields,
     layout::{self, Digest, Part, Parts},
     onnx::MAX_FILE,
     proto::{ModelProto, TensorProto},
-    wire::{self, GRAPH, INITIALIZER, RAW_DATA},
+    wire::{GRAPH, INITIALIZER, RAW_DATA},
     write,
 };
 use prost::Message;
@@ -176,9 +176,9 @@ fn with_data(tensor: &TensorProto, data: Piece) -> Vec<Piece> {
     let mut bare = external::promised(tensor.clone());
     bare.data_location = None;
     let mut body = bare.encode_to_vec();
-    wire::head(RAW_DATA, data.length(), &mut body);
+    fields::head(RAW_DATA, data.length(), &mut body);
     let mut head = Vec::new();
-    wire::head(INITIALIZER, body.len() as u64 + data.length(), &mut head);
+    fields::head(INITIALIZER, body.len() as u64 + data.length(), &mut head);
     head.append(&mut body);
     vec![Piece::Bytes(head), data]
 }
@@ -249,7 +249,7 @@ fn around(inner: Vec<Piece>, part: Option<&Part>) -> Vec<Piece> {
         }
         _ => {
             let mut head = Vec::new();
-            wire::head(GRAPH, length, &mut head);
+            fields::head(GRAPH, length, &mut head);
             Piece::Bytes(head)
         }
     };
