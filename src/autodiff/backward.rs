@@ -10,7 +10,7 @@ use super::{
 };
 use crate::model::{
     node::{Attribute, node, tensor_i64, with_attribute},
-    proto::{NodeProto, TensorProto},
+    proto::{NodeProto, TensorProto, tensor_proto::DataType},
 };
 
 /// Every tensor, node and initializer a differentiation makes starts with this.
@@ -81,12 +81,50 @@ impl<'a> Backward<'a> {
         output
     }
 
+    /// The bytes of `tensor`, wherever they are stored, read as another type and shape.
+    pub(super) fn alias(&mut self, tensor: TensorProto, kind: DataType, dims: &[i64]) -> String {
+        let name = self.fresh_constant();
+        self.initializers.push(TensorProto {
+            name: Some(name.clone()),
+            data_type: Some(kind as i32),
+            dims: dims.to_vec(),
+            ..tensor
+        });
+        name
+    }
+
+    pub(super) fn fresh_constant(&self) -> String {
+        format!("{PREFIX}constant_{}", self.initializers.len())
+    }
+
+    /// A weight for the backward pass. One that is dequantised on the way is dequantised again
+    /// from second names of its bytes: it need not outlast the forward pass, whose nodes the
+    /// runtime fuses as it does in a rollout because nothing else reads what they read.
+    pub(super) fn weight(&mut self, tensor: &str) -> String {
+        let made = self.index.producer(tensor);
+        let Some(node) = made.filter(|n| n.op_type() == "DequantizeLinear") else {
+            return tensor.to_owned();
+        };
+        let mut again = node.clone();
+        for name in again.input.iter_mut().filter(|name| !name.is_empty()) {
+            let Some(stored) = self.index.constant(name).cloned() else { return tensor.to_owned() };
+            let kind = DataType::try_from(stored.data_type()).unwrap_or(DataType::Undefined);
+            let dims = stored.dims.clone();
+            *name = self.alias(stored, kind, &dims);
+        }
+        let output = format!("{PREFIX}{}_{}", self.nodes.len(), node.op_type());
+        again.name = Some(output.clone());
+        again.output = vec![output.clone()];
+        self.nodes.push(again);
+        output
+    }
+
     /// A one-dimensional int64 constant.
     pub(super) fn list(&mut self, values: &[i64]) -> String {
         if let Some(name) = self.integers.get(values) {
             return name.clone();
         }
-        let name = format!("{PREFIX}constant_{}", self.initializers.len());
+        let name = self.fresh_constant();
         self.initializers.push(tensor_i64(&name, &[values.len() as i64], values));
         self.integers.insert(values.to_vec(), name.clone());
         name
@@ -98,7 +136,7 @@ impl<'a> Backward<'a> {
         if let Some(name) = self.scalars.get(&(kind as i32, value.to_bits())) {
             return Ok(name.clone());
         }
-        let name = format!("{PREFIX}constant_{}", self.initializers.len());
+        let name = self.fresh_constant();
         self.initializers.push(number(&name, value, kind));
         self.scalars.insert((kind as i32, value.to_bits()), name.clone());
         Ok(name)

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use half::f16;
+
 use super::{
     AutodiffError,
     shapes::{Measured, Shapes},
@@ -82,9 +84,22 @@ impl<'g> Index<'g> {
         self.constant(tensor).and_then(integers)
     }
 
-    /// The value of a constant of one float32 element.
+    /// The value of a constant of one element.
     pub(super) fn scalar(&self, tensor: &str) -> Option<f32> {
-        let values = self.constant(tensor).and_then(floats)?;
+        let constant = self.constant(tensor)?;
+        let values = match DataType::try_from(constant.data_type()).ok()? {
+            DataType::Float16 => halves(constant),
+            DataType::Float => floats(constant)?,
+            _ => integers(constant)?.iter().map(|n| *n as f32).collect(),
+        };
         (values.len() == 1).then(|| values[0])
     }
+}
+
+/// The numbers of a small float16 constant, whichever field holds their bits.
+fn halves(tensor: &TensorProto) -> Vec<f32> {
+    let raw = tensor.raw_data.as_deref().unwrap_or_default();
+    let stored = tensor.int32_data.iter().filter_map(|bits| u16::try_from(*bits).ok());
+    let bits = raw.as_chunks().0.iter().map(|pair| u16::from_le_bytes(*pair)).chain(stored);
+    bits.map(|bits| f16::from_bits(bits).to_f32()).collect()
 }

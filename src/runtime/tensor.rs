@@ -46,6 +46,28 @@ impl Tensor {
         Ok(Self(made.into_dyn()))
     }
 
+    /// An int32 tensor; `data` holds as many values as `dims` multiply to.
+    ///
+    /// # Errors
+    /// If they do not agree, or no library is found.
+    pub fn i32(dims: &[usize], data: Vec<i32>) -> Result<Self, RuntimeError> {
+        // A tensor made before the library is loaded would load one from the default place.
+        environment()?;
+        let made = OrtTensor::from_array((dims.to_vec(), data)).map_err(|e| wrong(dims, &e))?;
+        Ok(Self(made.into_dyn()))
+    }
+
+    /// A tensor of truth values; `data` holds as many as `dims` multiply to.
+    ///
+    /// # Errors
+    /// If they do not agree, or no library is found.
+    pub fn bool(dims: &[usize], data: Vec<bool>) -> Result<Self, RuntimeError> {
+        // A tensor made before the library is loaded would load one from the default place.
+        environment()?;
+        let made = OrtTensor::from_array((dims.to_vec(), data)).map_err(|e| wrong(dims, &e))?;
+        Ok(Self(made.into_dyn()))
+    }
+
     /// The dimensions.
     pub fn dims(&self) -> Vec<usize> {
         let shape = self.0.dtype().tensor_shape();

@@ -58,7 +58,8 @@ fn by_transposed_weight(
     let columns = b.measured(weight)?.fixed(1).unwrap_or(-1);
     let flat = b.list(&[-1, columns]);
     let rows = b.emit("Reshape", &[dy, &flat]);
-    let product = b.emit_with("Gemm", &[&rows, weight], &[("transB", Attribute::Int(1))]);
+    let weight = b.weight(weight);
+    let product = b.emit_with("Gemm", &[&rows, &weight], &[("transB", Attribute::Int(1))]);
     if b.measured(input)?.rank() == 2 {
         return Ok(product);
     }

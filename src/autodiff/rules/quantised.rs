@@ -6,7 +6,7 @@ use super::{Inputs, only};
 use crate::{
     autodiff::{
         AutodiffError,
-        backward::{Backward, PREFIX, form},
+        backward::{Backward, form},
     },
     model::{
         node::{Attribute, int_attribute},
@@ -74,10 +74,10 @@ fn dequantised(b: &mut Backward<'_>, node: &NodeProto) -> Result<String, Autodif
     let shape = Blocks { bits, rows, columns, block };
     let per_row = shape.per_row();
     let stored = constant(b, node, 1)?;
-    let bytes = alias(b, stored, shape.kind(), &[shape.rows, per_row * block]);
+    let bytes = b.alias(stored, shape.kind(), &[shape.rows, per_row * block]);
     let scales = constant(b, node, 2)?;
     let kind = DataType::try_from(scales.data_type()).unwrap_or(DataType::Undefined);
-    let scales = alias(b, scales, kind, &[shape.rows, per_row]);
+    let scales = b.alias(scales, kind, &[shape.rows, per_row]);
     let zero = zero_points(b, node, &shape)?;
     let attributes = [("axis", Attribute::Int(1)), ("block_size", Attribute::Int(block))];
     let weight = b.emit_with("DequantizeLinear", &[&bytes, &scales, &zero], &attributes);
@@ -100,7 +100,7 @@ fn zero_points(
             4 => ((shape.rows * per_row + 1) / 2, 0x88),
             _ => (shape.rows * per_row, 0x80),
         };
-        let name = fresh(b);
+        let name = b.fresh_constant();
         b.initializers.push(TensorProto {
             name: Some(name.clone()),
             dims: vec![shape.rows, per_row],
@@ -115,9 +115,9 @@ fn zero_points(
         return Err(form(node, "zero points are not bytes"));
     }
     if shape.bits == 8 || per_row % 2 == 0 {
-        return Ok(alias(b, stored, shape.kind(), &[shape.rows, per_row]));
+        return Ok(b.alias(stored, shape.kind(), &[shape.rows, per_row]));
     }
-    let padded = alias(b, stored, shape.kind(), &[shape.rows, per_row + 1]);
+    let padded = b.alias(stored, shape.kind(), &[shape.rows, per_row + 1]);
     let to = |kind: DataType| [("to", Attribute::Int(kind as i64))];
     let bytes = b.emit_with("Cast", &[&padded], &to(DataType::Uint8));
     let (zero, end, one) = (b.list(&[0]), b.list(&[per_row]), b.list(&[1]));
@@ -128,20 +128,4 @@ fn zero_points(
 fn constant(b: &Backward<'_>, node: &NodeProto, slot: usize) -> Result<TensorProto, AutodiffError> {
     let found = node.input.get(slot).and_then(|name| b.index.constant(name));
     found.cloned().ok_or_else(|| form(node, format!("input {slot} is not stored in the model")))
-}
-
-/// The bytes of `tensor`, wherever they are stored, read as another type and shape.
-fn alias(b: &mut Backward<'_>, tensor: TensorProto, kind: DataType, dims: &[i64]) -> String {
-    let name = fresh(b);
-    b.initializers.push(TensorProto {
-        name: Some(name.clone()),
-        data_type: Some(kind as i32),
-        dims: dims.to_vec(),
-        ..tensor
-    });
-    name
-}
-
-fn fresh(b: &Backward<'_>) -> String {
-    format!("{PREFIX}constant_{}", b.initializers.len())
 }
