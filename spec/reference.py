@@ -96,7 +96,7 @@ def encode(h, v):
     return body + hashlib.sha256(body).digest()
 
 # ---- Checkpoints: one .safetensors file, or a folder with model.safetensors[.index.json].
-NAME = re.compile(r"model\.layers\.(0|[1-9][0-9]{0,4})\.(?:self_attn\.([qkvo])|mlp\.(gate|up|down))_proj\.weight")
+NAME = re.compile(r"model\.layers\.(0|[1-9][0-9]{0,4})\.(?:self_attn|mlp)\.(?:(?<=attn\.)([qkvo])_proj\.weight|(?<=mlp\.)(gate|up|down)_proj\.weight|.*)", re.S)
 
 def load_json(raw, path):
     """A JSON object in which no name occurs twice."""
@@ -133,7 +133,7 @@ def safetensors(path):
     return found
 
 class Checkpoint:
-    """modules: (layer, role number) → tensor; layers: how many are named."""
+    """modules: (layer, role number) → tensor; layers: how many have anything in a block."""
     def __init__(self, path):
         index = os.path.join(path, "model.safetensors.index.json")
         if os.path.exists(index):
@@ -149,8 +149,8 @@ class Checkpoint:
         for name, tensor in tensors.items():
             module = HEAD if name == "lm_head.weight" else None
             if (match := NAME.fullmatch(name)) and int(match[1]) < ALL_LAYERS:
-                module = int(match[1]), ROLES.index(match[2] or match[3])
-                self.layers = max(self.layers, module[0] + 1)
+                module = (int(match[1]), ROLES.index(match[2] or match[3])) if match[2] or match[3] else None
+                self.layers = max(self.layers, int(match[1]) + 1)
             if module and tensor[1] in FLOATS and len(tensor[2]) == 2 and 0 not in tensor[2]:
                 self.modules[module] = tensor
 
@@ -361,8 +361,8 @@ def verify(data, path, unbound=False):
     (h, v), zero = decode(data), bytes(32)
     if not unbound and zero in (h["base_digest"], h["factors_digest"]): raise Refusal("unbound")
     base = Checkpoint(path)
-    base_digest = base.base_digest()
-    if h["base_digest"] not in (zero, base_digest): raise Refusal("other-base", base_digest.hex())
+    base_digest = base.base_digest() if h["base_digest"] != zero else zero
+    if h["base_digest"] != base_digest: raise Refusal("other-base", base_digest.hex())
     made = factors(h, v, base.modules, base.matrix)
     digest = factors_digest(made)
     if h["factors_digest"] not in (zero, digest): raise Refusal("other-factors", digest.hex())

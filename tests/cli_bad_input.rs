@@ -268,7 +268,7 @@ fn places_where_nothing_can_be_written_are_errors() {
 }
 
 #[test]
-fn a_model_with_external_data_is_not_written_away_from_them_nor_over_them() {
+fn a_model_with_external_data_is_not_written_over_them_or_those_of_another() {
     use prost::Message;
     use tla::model::proto::{ModelProto, StringStringEntryProto, tensor_proto::DataLocation};
     let place = Place::new();
@@ -283,10 +283,13 @@ fn a_model_with_external_data_is_not_written_away_from_them_nor_over_them() {
     place.write("model/model.onnx", proto.encode_to_vec());
     place.refused("pack v.json --model model -o model/norm.onnx", &["is an input"]);
     place.refused("merge model a.tla -o model/norm.onnx", &["is an input"]);
-    place.refused("merge model a.tla -o out.onnx", &["norm.onnx"]);
-    place.refused("merge model a.tla -o new/", &["norm.onnx"]);
-    place.refused("merge model a.tla -o other", &["norm.onnx"]);
+    place.refused("merge model a.tla -o norm.onnx", &["norm.onnx", "would both be"]);
+    place.write("other/norm.onnx", b"of another model");
+    place.refused("merge model a.tla -o other/", &["norm.onnx", "there already"]);
     assert_eq!(place.run("merge model a.tla -o model/merged.onnx").code, Some(0));
+    assert_eq!(place.run("merge model a.tla -o out.onnx").code, Some(0));
+    assert_eq!(place.read("norm.onnx"), place.read("model/norm.onnx"));
+    assert_eq!(place.run("merge model a.tla -o out.onnx").code, Some(0), "again, over its own");
 }
 
 #[test]
@@ -299,7 +302,11 @@ fn a_wrong_call_is_an_error_and_not_a_no() {
         "verify a.tla --merged model",
         "pack v.json",
         "merge model a.tla",
-        "merge model a.tla a.tla -o out.onnx",
+        "merge model -o out.onnx",
+        "merge model a.tla:nan -o out.onnx",
+        "merge model a.tla:half -o out.onnx",
+        "merge model a.tla: -o out.onnx",
+        "merge model a.tla:1e999 -o out.onnx",
         "inspect model --threads 0",
         "show a.tla --nonsense",
     ] {

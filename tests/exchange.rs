@@ -164,7 +164,7 @@ fn an_adapter_file_of_onnx_runtime_is_the_values_fed() {
     let [out, file] = ["grafted.onnx", "v.onnx_adapter"].map(|name| folder.path().join(name));
     let zero = vec![0.0; 13];
     let grafted = graft(&model, &targets, &header, &zero, 2).unwrap();
-    write_model(&grafted.proto, &out, &[&model.path]).unwrap();
+    write_model(&model, &grafted.proto, &out).unwrap();
     fs::write(&file, onnx_adapter(VALUES, &v)).unwrap();
     let tokens = Tokens::of(Container::folder(&model));
     let fed = tokens.grafted(&out, &[&[&v]]);

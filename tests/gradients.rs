@@ -92,7 +92,7 @@ fn load(name: &str) -> Case {
             right: matrix(&m["B"]),
         })
         .collect();
-    let mut grafted = model.proto.clone();
+    let mut grafted = model.inlined().expect("readable weights");
     let graph = grafted.graph.as_mut().expect("a graph");
     lowrank_patch(graph, &paths, 2).expect("a fitting graft").apply(graph).expect("a valid graft");
     let ids: Vec<ModuleId> = entries.iter().map(|(module, _)| *module).collect();

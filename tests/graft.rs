@@ -5,7 +5,6 @@
 mod logits;
 
 use logits::{ROWS, Tokens, apart, root};
-use std::path::Path;
 use tempfile::TempDir;
 use tla::{
     format::{Header, ModuleId, Projection, Role, RoleSet, Split, Tying},
@@ -40,7 +39,7 @@ fn rebuilt(model: &OnnxModel, targets: &Targets, header: &Header, v: &[f32]) -> 
 
 fn written(grafted: &Grafted, model: &OnnxModel, folder: &TempDir) -> std::path::PathBuf {
     let out = folder.path().join("grafted.onnx");
-    write_model(&grafted.proto, &out, &[&model.path]).unwrap();
+    write_model(model, &grafted.proto, &out).unwrap();
     out
 }
 
@@ -52,7 +51,7 @@ fn agree(name: &str, header: &Header) {
     let folder = TempDir::new().unwrap();
     let merged_out = folder.path().join("merged.onnx");
     let merged = merge(&model, &targets, header, &factors, 2).unwrap();
-    write_model(&merged.proto, &merged_out, &[&model.path]).unwrap();
+    write_model(&model, &merged.proto, &merged_out).unwrap();
     let grafted = graft(&model, &targets, header, &v, 2).unwrap();
     assert_eq!(grafted.factors_digest, factors_digest(&factors));
     let out = written(&grafted, &model, &folder);
@@ -203,7 +202,7 @@ fn a_grafted_model_takes_no_second_adapter() {
     let v = values(&header);
     let factors = rebuilt(&model, &targets, &header, &v);
     let proto = graft(&model, &targets, &header, &v, 2).unwrap().proto;
-    let grafted = OnnxModel::from_proto(proto, Path::new("grafted.onnx").into()).unwrap();
+    let grafted = OnnxModel::from_proto(proto, model.path.clone()).unwrap();
     let found = find_targets(&grafted).unwrap();
     let refused = |error: &SurgeryError| {
         assert!(matches!(error, SurgeryError::Graft(GraftError::Grafted { input: VALUES })));

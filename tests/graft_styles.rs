@@ -37,7 +37,7 @@ struct Written(PathBuf);
 impl Written {
     fn new(proto: &ModelProto, model: &OnnxModel, folder: &TempDir, name: &str) -> Self {
         let out = folder.path().join(name);
-        write_model(proto, &out, &[&model.path]).unwrap();
+        write_model(model, proto, &out).unwrap();
         Self(out)
     }
 }

@@ -64,7 +64,7 @@ fn merged(model: &OnnxModel, targets: &Targets, header: &Header, v: &[f32], out:
     let views: Vec<_> = weights.iter().map(|(module, w)| (*module, w.view())).collect();
     let factors = rebuild(header, v, &views, 2).unwrap();
     let merged = merge(model, targets, header, &factors, 2).unwrap();
-    write_model(&merged.proto, out, &[&model.path]).unwrap();
+    write_model(model, &merged.proto, out).unwrap();
 }
 
 fn agrees(fixture: &str, split: Split, tying: Tying, groups: u16) {

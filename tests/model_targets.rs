@@ -16,7 +16,8 @@ fn fixture(name: &str) -> OnnxModel {
 
 /// Builds the model again after `change`.
 fn changed(name: &str, change: impl FnOnce(&mut proto::GraphProto)) -> OnnxModel {
-    let OnnxModel { mut proto, path } = fixture(name);
+    let model = fixture(name);
+    let (mut proto, path) = (model.inlined().unwrap(), model.path);
     change(proto.graph.as_mut().unwrap());
     OnnxModel::from_proto(proto, path).unwrap()
 }

@@ -17,7 +17,7 @@ use tla::{
     model::{Checkpoint, CheckpointError, Container, Model, ModelError, Targets, base_digest},
     projection::{Factors, delta, factors_digest, merged_f32, rebuild, select},
     surgery::{
-        CheckpointMerge, SurgeryError, Survival, merge, rebuild_from, to_bf16, to_f16,
+        Addend, CheckpointMerge, SurgeryError, Survival, merge, rebuild_from, to_bf16, to_f16,
         verify_checkpoint, verify_model,
     },
 };
@@ -72,7 +72,8 @@ impl Case {
     fn merge(&self, threads: usize) -> Result<(TempDir, Survival), SurgeryError> {
         let Self { base, targets, header, factors, .. } = self;
         let out = TempDir::new().unwrap();
-        let mut merge = CheckpointMerge::new(base, targets, header, factors, threads)?;
+        let mut merge =
+            CheckpointMerge::new(base, targets, &[Addend::whole(header, factors)], threads)?;
         for shard in base.shards() {
             let path = out.path().join(&shard.name);
             merge.write(shard, &mut File::create(&path).unwrap(), &path)?;
@@ -364,7 +365,8 @@ fn unknown_fields_and_padding_of_the_header_are_kept() {
 fn factors_that_are_not_the_adapters_are_refused() {
     let case = Case::new(&tensors("qwen2-tied", Dtype::BF16), false, &[Role::Q, Role::Up], 0.1);
     let refused = |factors: &[Factors]| {
-        CheckpointMerge::new(&case.base, &case.targets, &case.header, factors, 1).unwrap_err()
+        let addends = [Addend::whole(&case.header, factors)];
+        CheckpointMerge::new(&case.base, &case.targets, &addends, 1).unwrap_err()
     };
     assert!(matches!(refused(&case.factors[..3]), SurgeryError::OtherFactors { .. }));
     let mut short = case.factors.clone();

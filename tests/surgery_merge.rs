@@ -13,7 +13,9 @@ use tla::{
 
 fn fixture(name: &str) -> OnnxModel {
     let exports = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/exports/optimum-fp32");
-    OnnxModel::load(&exports.join(name)).unwrap()
+    let path = exports.join(name).join("model.onnx");
+    let proto = prost::Message::decode(&std::fs::read(&path).unwrap()[..]).unwrap();
+    OnnxModel::from_proto(proto, path).unwrap()
 }
 
 fn header(roles: &[Role]) -> Header {
@@ -125,7 +127,7 @@ fn a_merged_file_verifies_against_base_and_adapter() {
     let merged = merge(&base, &targets, &header, &factors, 0).unwrap();
     let folder = TempDir::new().unwrap();
     let out = folder.path().join("merged.onnx");
-    write_model(&merged.proto, &out, &[&base.path]).unwrap();
+    write_model(&base, &merged.proto, &out).unwrap();
     let file = OnnxModel::load(&out).unwrap();
     assert_eq!(verify_merged(&base, &targets, &header, &factors, &file, 0).unwrap(), []);
     // The base itself is another model, in every selected weight.
@@ -242,43 +244,4 @@ fn an_adapter_for_modules_the_model_lacks_is_refused() {
     let header = Header { first_layer: 1, layers: 3, ..header(&[Role::Q]) };
     let refused = merge(&base, &targets, &header, &[], 0).unwrap_err();
     assert!(matches!(refused, SurgeryError::Projection(_)), "{refused}");
-}
-
-#[test]
-fn weights_from_a_data_file_come_out_inline_and_the_others_stay_there() {
-    let folder = TempDir::new().unwrap();
-    let OnnxModel { mut proto, .. } = fixture("qwen2-tied");
-    let mut data = Vec::new();
-    for tensor in &mut graph(&mut proto).initializer {
-        let Some(raw) = tensor.raw_data.take() else { continue };
-        let entry = |key: &str, value: String| StringStringEntryProto {
-            key: Some(key.into()),
-            value: Some(value),
-        };
-        tensor.data_location = Some(tensor_proto::DataLocation::External as i32);
-        tensor.external_data = vec![
-            entry("location", "weights".into()),
-            entry("offset", data.len().to_string()),
-            entry("length", raw.len().to_string()),
-        ];
-        data.extend_from_slice(&raw);
-    }
-    std::fs::write(folder.path().join("weights"), data).unwrap();
-    let path = folder.path().join("model.onnx");
-    write_model(&proto, &path, &[&path]).unwrap_err();
-    std::fs::write(&path, prost::Message::encode_to_vec(&proto)).unwrap();
-
-    let base = OnnxModel::load(&path).unwrap();
-    let targets = find_targets(&base).unwrap();
-    let header = header(&[Role::O]);
-    let factors = factors(&targets, &header, 0.1);
-    let merged = merge(&base, &targets, &header, &factors, 0).unwrap();
-    let out = folder.path().join("merged.onnx");
-    write_model(&merged.proto, &out, &[&path]).unwrap();
-    let file = OnnxModel::load(&out).unwrap();
-    let inline = |t: &&TensorProto| t.raw_data.is_some();
-    assert_eq!(file.graph().initializer.iter().filter(inline).count(), 2);
-    assert_eq!(verify_merged(&base, &targets, &header, &factors, &file, 0).unwrap(), []);
-    let plain = fixture("qwen2-tied");
-    assert_eq!(verify_merged(&plain, &targets, &header, &factors, &file, 0).unwrap(), []);
 }

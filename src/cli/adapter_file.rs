@@ -37,14 +37,23 @@ impl AdapterFile {
         Ok(())
     }
 
+    /// Whether it says which weights it belongs to.
+    pub fn names_base(&self) -> bool {
+        self.header.base_digest != [0; 32]
+    }
+
     /// Refuses an adapter that names another base than this, which was loaded from `model`.
     pub fn check_base(&self, base: &Base, model: &Path, threads: &Threads) -> Result<(), CliError> {
-        let expected = self.header.base_digest;
-        if expected == [0; 32] {
-            return Ok(());
+        match self.names_base() {
+            true => self.check_digest(base.digest(threads)?, model),
+            false => Ok(()),
         }
-        let found = base.digest(threads)?;
-        if found == expected {
+    }
+
+    /// Refuses an adapter that names another base than `model`, whose digest was `found`.
+    pub fn check_digest(&self, found: [u8; 32], model: &Path) -> Result<(), CliError> {
+        let expected = self.header.base_digest;
+        if !self.names_base() || found == expected {
             return Ok(());
         }
         let (adapter, model) = (self.path.clone(), model.into());

@@ -2,7 +2,7 @@
 
 use super::{CliError, names::Names, threads::Threads};
 use crate::{
-    format::Header,
+    format::{Header, RoleSet},
     model::{Model, Targets, base_digest},
     projection::Factors,
     surgery::{SurgeryError, rebuild_from},
@@ -23,6 +23,15 @@ impl Base {
         let model = Model::load(path)?;
         let targets = model.container().targets_by(&names.naming())?;
         Ok(Self { model, targets })
+    }
+
+    /// What the base digest covers, where that is not all seven roles; empty where it is.
+    pub fn coverage(&self) -> String {
+        if self.targets.covered == RoleSet::LINEAR {
+            return String::new();
+        }
+        let roles = self.targets.covered.iter().map(|role| role.name());
+        format!(" of the roles {} alone", roles.collect::<Vec<_>>().join(" "))
     }
 
     /// The base digest.

@@ -5,14 +5,16 @@ use super::{
     files::{self, FileError},
 };
 use crate::{
-    model::{Checkpoint, Container, Model, OnnxModel, proto::ModelProto, write_model},
+    model::{
+        Checkpoint, Container, Contents, Model, OnnxModel, Staged, Untouched, proto::ModelProto,
+        stage_model,
+    },
     surgery::CheckpointMerge,
 };
 use std::{
     fs,
     path::{self, Path, PathBuf},
 };
-use tempfile::NamedTempFile;
 
 /// A place for a merged or grafted model.
 pub struct Destination {
@@ -22,9 +24,6 @@ pub struct Destination {
     /// A folder, which gets copies of the files beside the input too.
     folder: Option<PathBuf>,
 }
-
-/// The files of a merge beside their places, and the places.
-pub type Staged = Vec<(NamedTempFile, PathBuf)>;
 
 impl Destination {
     /// An existing folder and a path that ends in a separator are folders; a file ends like the
@@ -88,51 +87,58 @@ impl Destination {
     }
 
     /// Writes a graph and what belongs beside it; nothing new is left behind on failure.
-    pub fn write(
-        &self,
-        proto: &ModelProto,
-        base: &OnnxModel,
-        inputs: &[PathBuf],
-    ) -> Result<(), CliError> {
-        let sources: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+    pub fn write(&self, proto: &ModelProto, base: &OnnxModel) -> Result<(), CliError> {
         let created = self.open()?;
-        let staged = self.stage_side_files(base.folder())?;
-        write_model(proto, &self.model, &sources)?;
-        place_all(staged)?;
+        self.stage_graph(proto, base, &mut Untouched)?.place()?;
         created.keep();
         Ok(())
     }
 
+    /// Writes a graph with other contents, its data files and what belongs beside it, all next to
+    /// their places.
+    pub fn stage_graph<C: Contents>(
+        &self,
+        proto: &ModelProto,
+        base: &OnnxModel,
+        contents: &mut C,
+    ) -> Result<Staged, CliError>
+    where
+        CliError: From<C::Error>,
+    {
+        let mut staged = self.stage_side_files(base.folder())?;
+        let (_, model) = stage_model(base, proto, &self.model, contents)?;
+        staged.append(model);
+        Ok(staged)
+    }
+
     /// Writes the files of a merged checkpoint, its index and what belongs beside it, all next
-    /// to their places. They vanish unless they are [placed](place_all).
+    /// to their places.
     pub fn stage(
         &self,
         merge: &mut CheckpointMerge<'_>,
         model: &Model,
         base: &Checkpoint,
     ) -> Result<Staged, CliError> {
-        let mut staged = Staged::new();
+        let mut staged = Staged::default();
         for (shard, place) in base.shards().iter().zip(self.weights(model)?) {
-            let mut file = files::new_beside(&place)?;
+            let mut file = Staged::new_file(&place)?;
             merge.write(shard, file.as_file_mut(), &place)?;
-            let synced = file.as_file().sync_all();
-            synced.map_err(|e| FileError::io("write", &place, e))?;
-            staged.push((file, place));
+            staged.push(file, place)?;
         }
         if let Some(mut index) = base.index() {
-            staged.push((files::stage(&self.index(), &mut index)?, self.index()));
+            staged.copy(&mut index, self.index())?;
         }
-        staged.extend(self.stage_side_files(base.folder())?);
+        staged.append(self.stage_side_files(base.folder())?);
         Ok(staged)
     }
 
     /// Copies of the side files beside their places, in the order of the list.
-    fn stage_side_files(&self, from: &Path) -> Result<Staged, FileError> {
+    fn stage_side_files(&self, from: &Path) -> Result<Staged, CliError> {
         let home = |path: &Path| fs::canonicalize(path).ok();
         let Some(to) = self.folder.as_deref().filter(|to| home(from) != home(to)) else {
-            return Ok(Staged::new());
+            return Ok(Staged::default());
         };
-        let mut staged = Staged::new();
+        let mut staged = Staged::default();
         for name in files::SIDE_FILES {
             let (source, place) = (from.join(name), to.join(name));
             if !source.is_file() {
@@ -140,7 +146,7 @@ impl Destination {
             }
             let mut file =
                 fs::File::open(&source).map_err(|e| FileError::io("read", &source, e))?;
-            staged.push((files::stage(&place, &mut file)?, place));
+            staged.copy(&mut file, place)?;
         }
         Ok(staged)
     }
@@ -157,11 +163,6 @@ fn refuse_other_models(folder: &Path, places: &[PathBuf]) -> Result<(), FileErro
         }
     }
     Ok(())
-}
-
-/// Puts staged files in their places.
-pub fn place_all(staged: Staged) -> Result<(), FileError> {
-    staged.into_iter().try_for_each(|(file, place)| files::place(file, &place))
 }
 
 /// A folder that vanishes again, with all that is in it, unless it was there before or is kept.

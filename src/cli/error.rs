@@ -2,7 +2,10 @@
 
 #[cfg(feature = "sign")]
 use super::secret_key::SecretKeyError;
-use super::{files::FileError, output, recipe::RecipeError, signature::PublicKeyError};
+use super::{
+    files::FileError, manifest::ManifestError, output, recipe::RecipeError,
+    signature::PublicKeyError,
+};
 #[cfg(feature = "train")]
 use crate::{
     eval::report::ReportError,
@@ -31,6 +34,9 @@ pub enum CliError {
     /// An adapter cannot be brought from or to another format.
     #[error(transparent)]
     Exchange(#[from] ExchangeError),
+    /// The manifest of a folder cannot be used.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
@@ -62,6 +68,17 @@ pub enum CliError {
         path: PathBuf,
         /// What is wrong with it.
         source: FormatError,
+    },
+    /// A weight that nothing can be multiplied by.
+    #[error(
+        "the weight of {} is {weight:?}, which is no finite number. Give one like {}:0.5, or leave it out",
+        adapter.display(), adapter.display()
+    )]
+    Weight {
+        /// The adapter.
+        adapter: PathBuf,
+        /// As given.
+        weight: String,
     },
     /// An adapter that names no base, or not what it rebuilds to.
     #[error(

@@ -138,10 +138,11 @@ pub fn read(path: &Path) -> Result<Vec<u8>, FileError> {
 /// The bytes of a file that has no more than `limit`.
 pub fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     let failed = |source| FileError::io("read", path, source);
-    let file = File::open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.is_dir() {
+    // Asked first: to open a pipe may wait for ever.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
         return Err(FileError::NotAFile { path: path.into() });
     }
+    let file = File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
     match bytes.len() as u64 > limit {

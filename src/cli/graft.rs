@@ -76,7 +76,7 @@ impl Graft {
         if let Given::Adapter(adapter) = &given {
             adapter.check_factors(grafted.factors_digest)?;
         }
-        destination.write(&grafted.proto, model, &inputs)?;
+        destination.write(&grafted.proto, model)?;
         out.report(&self.report(&grafted, v))?;
         Ok(Verdict::Yes)
     }

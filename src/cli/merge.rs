@@ -2,34 +2,29 @@
 
 use super::{
     CliError, Output, Verdict,
-    adapter_file::AdapterFile,
     base::Base,
-    destination::{Created, Destination, Staged, place_all},
+    destination::Destination,
     names::Names,
+    sum::{Integers, Sum},
     threads::Threads,
 };
-use crate::{
-    format::Header,
-    model::{Model, OnnxModel, proto::ModelProto},
-    projection::{Factors, factors_digest},
-    surgery::{CheckpointMerge, Merged, Survival, merge},
-};
+use crate::surgery::Survival;
 use serde::Serialize;
-use std::{fmt, path::PathBuf};
+use std::{ffi::OsString, fmt, path::PathBuf};
 
-/// Merge an adapter into the weights of its model, ONNX or safetensors
+/// Merge adapters into the weights of their model, ONNX or safetensors
 ///
-/// The adapter must belong to the model and rebuild to what it names. An ONNX model stays one, and
-/// so does a safetensors checkpoint, in as many files and each weight in its own type. Says how
-/// much of the update survived the rounding, and writes nothing (exit status 1) if less than half
-/// did.
+/// Each adapter must belong to the model and rebuild to what it names. Several are added up, each
+/// times its weight, and the sum is rounded once. An ONNX model stays one, and so does a
+/// safetensors checkpoint, in as many files and each weight in its own type. Says how much of the
+/// update survived the rounding, and writes nothing (exit status 1) if less than half did.
 #[derive(clap::Args)]
 pub struct Merge {
     /// The model: an .onnx file, a .safetensors file or an index of several, or its folder
     model: PathBuf,
-    /// The adapter
-    #[arg(value_name = "A.tla")]
-    adapter: PathBuf,
+    /// The adapters; A.tla:0.5 is half of A.tla
+    #[arg(value_name = "A.tla[:WEIGHT]", required = true)]
+    adapters: Vec<OsString>,
     /// The merged model: a file like the model's, or a folder, which gets tokenizer and
     /// configurations too
     #[arg(short, long, value_name = "OUT")]
@@ -49,19 +44,17 @@ pub struct Merge {
 impl Merge {
     /// Checks, merges, writes.
     pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
-        let adapter = AdapterFile::read(&self.adapter)?;
-        let header = &adapter.header;
-        adapter.check_bound(self.unbound, out)?;
+        let sum = Sum::read(&self.adapters, self.unbound, out)?;
         let base = Base::load(&self.model, &self.names)?;
         let destination = Destination::new(&self.output, &base.model)?;
         let mut inputs = base.model.container().files();
-        inputs.push(self.adapter.clone());
+        inputs.extend(sum.paths());
         destination.check(&base.model, &inputs)?;
-        adapter.check_base(&base, &self.model, &self.threads)?;
-
-        let factors = base.factors(header, &adapter.v, &self.threads)?;
-        adapter.check_factors(factors_digest(&factors))?;
-        let (pending, survival) = self.merged(header, &base, &factors, &destination)?;
+        let factors = sum.factors(&base, &self.model, &self.threads)?;
+        let created = destination.open()?;
+        let integers = Integers::OnTheirGrid;
+        let (staged, survival) =
+            sum.merged(&factors, &base, &destination, integers, &self.threads)?;
         if survival.lost_most() {
             let left = Percent(survival.fraction());
             if !self.force {
@@ -74,49 +67,11 @@ impl Merge {
             }
             out.say(format_args!("only {left} of the update survives the rounding."));
         }
-        match pending {
-            Pending::Graph(model, proto) => destination.write(&proto, model, &inputs)?,
-            Pending::Files(staged, created) => {
-                place_all(staged)?;
-                created.keep();
-            }
-        }
+        staged.place()?;
+        created.keep();
         out.report(&Report::new(Some(self.output.display().to_string()), &survival))?;
         Ok(Verdict::Yes)
     }
-
-    /// The merged model, not yet in its place.
-    fn merged<'a>(
-        &self,
-        header: &Header,
-        base: &'a Base,
-        factors: &[Factors],
-        destination: &Destination,
-    ) -> Result<(Pending<'a>, Survival), CliError> {
-        let threads = self.threads.count();
-        match &base.model {
-            Model::Onnx(model) => {
-                let Merged { proto, survival } =
-                    merge(model, &base.targets, header, factors, threads)?;
-                Ok((Pending::Graph(model, Box::new(proto)), survival))
-            }
-            Model::Safetensors(checkpoint) => {
-                let mut merge =
-                    CheckpointMerge::new(checkpoint, &base.targets, header, factors, threads)?;
-                let created = destination.open()?;
-                let staged = destination.stage(&mut merge, &base.model, checkpoint)?;
-                Ok((Pending::Files(staged, created), merge.survival()))
-            }
-        }
-    }
-}
-
-/// A merge of which nothing shows yet, and nothing will if it is dropped.
-enum Pending<'a> {
-    /// A graph in memory, and the one it was made from.
-    Graph(&'a OnnxModel, Box<ModelProto>),
-    /// The files of a checkpoint beside their places, and the folder if it is new.
-    Files(Staged, Created),
 }
 
 /// The line of JSON.
@@ -166,7 +121,7 @@ impl fmt::Display for Report {
 }
 
 /// A fraction for people.
-struct Percent(f64);
+pub struct Percent(pub f64);
 
 impl fmt::Display for Percent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,6 +5,7 @@
 //! talk goes to stderr. The exit status is 0 for yes, 1 for no, 2 for could not say.
 
 mod adapter_file;
+mod bake;
 mod base;
 mod destination;
 mod error;
@@ -15,6 +16,7 @@ mod files;
 mod graft;
 mod import;
 mod inspect;
+mod manifest;
 mod merge;
 mod names;
 mod output;
@@ -28,6 +30,7 @@ mod show;
 #[cfg(feature = "sign")]
 mod sign;
 mod signature;
+mod sum;
 mod threads;
 #[cfg(feature = "train")]
 mod train;
@@ -68,6 +71,7 @@ enum Command {
     Verify(verify::Verify),
     Merge(merge::Merge),
     Graft(graft::Graft),
+    Bake(bake::Bake),
     Export(export::Export),
     Import(import::Import),
 }
@@ -87,6 +91,7 @@ impl Command {
             Self::Verify(command) => command.run(out),
             Self::Merge(command) => command.run(out),
             Self::Graft(command) => command.run(out),
+            Self::Bake(command) => command.run(out),
             Self::Export(command) => command.run(out),
             Self::Import(command) => command.run(out),
         }

@@ -67,7 +67,8 @@ impl Sign {
         Adapter::decode(&bytes)
             .map_err(|source| CliError::Adapter { path: adapter.into(), source })?;
         let place = self.output.clone().unwrap_or_else(|| signature::beside(adapter));
-        files::check_output(&place, &[adapter.into(), self.key.clone()])?;
+        let public = self.key.with_extension("pub");
+        files::check_output(&place, &[adapter.into(), self.key.clone(), public])?;
         let trusted_comment = match &self.comment {
             Some(comment) => checked(comment)?,
             None => usual_comment(adapter),

@@ -4,6 +4,7 @@ use super::{
     CliError, Output, Verdict,
     base::Base,
     files::{self, FileError},
+    manifest::{Differences, Manifest},
     names::Names,
     output::{hex, name},
     signature::{self, PublicKey},
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::{
     format::Adapter,
-    model::Model,
+    model::{Model, ModelError},
     projection::{Factors, ProjectionError, factors_digest},
     surgery::{Mismatch, verify_model},
 };
@@ -31,8 +32,9 @@ What the checks prove:
   signature  whoever has the secret key that belongs to --key signed these bytes and the trusted
              comment that is shown. Whose key it is you must know from elsewhere
   base       the model has the base digest the adapter names. The digest covers only the seven
-             linear roles (q k v o gate up down) of every layer; embeddings, head, norms and biases
-             are not covered
+             linear roles (q k v o gate up down) of every layer, and where modules are named by
+             --module only the roles that are named; embeddings, head, norms and biases are not
+             covered
   rebuild    seed, values and weights give the very factors the adapter names (factors digest)
   merged     the second model is the base with the adapter merged in, bit for bit
 
@@ -46,8 +48,8 @@ is not ok), 2 if a file or the key cannot be read.";
 #[derive(clap::Args)]
 #[command(after_help = WHAT_IT_PROVES)]
 pub struct Verify {
-    /// The adapter
-    #[arg(value_name = "A.tla")]
+    /// The adapter; or a folder that `tla bake` made, whose files are checked against its manifest
+    #[arg(value_name = "A.tla|DIR")]
     adapter: PathBuf,
     /// The model it was made for: an .onnx or .safetensors file, or its folder
     #[arg(long, value_name = "MODEL")]
@@ -70,6 +72,9 @@ pub struct Verify {
 impl Verify {
     /// Makes the checks that were asked for.
     pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
+        if self.adapter.is_dir() {
+            return self.check_folder(out);
+        }
         let bytes = files::read(&self.adapter)?;
         let key = self.key.as_deref().map(PublicKey::load).transpose()?;
         let mut report = Report::default();
@@ -111,6 +116,49 @@ impl Verify {
             out.say(format_args!("not checked: {}.", left.join(", and ")));
         }
         report.valid = report.checks.iter().all(|check| check.ok);
+        out.report(&report)?;
+        Ok(if report.valid { Verdict::Yes } else { Verdict::No })
+    }
+
+    /// What a folder holds against its manifest, and the base it was made from if one is given.
+    fn check_folder(&self, out: &mut Output) -> Result<Verdict, CliError> {
+        if self.key.is_some() || self.merged.is_some() {
+            return Err(CliError::Usage(
+                "a folder has no signature and is no adapter: --key and --merged check an A.tla. \
+                 Leave them out"
+                    .into(),
+            ));
+        }
+        let manifest = Manifest::read(&self.adapter)?;
+        let differences = manifest.differences(&self.adapter)?;
+        let mut report = Report::default();
+        let lists = [
+            ("missing", &differences.missing),
+            ("extra", &differences.extra),
+            ("changed", &differences.changed),
+        ];
+        match differences.is_empty() {
+            true => report.yes("files", format!("all {} as in the manifest", manifest.files.len())),
+            false => {
+                let told = lists.iter().filter(|(_, names)| !names.is_empty());
+                let told = told.map(|(what, names)| format!("{what}: {}", names.join(", ")));
+                report.no("files", told.collect::<Vec<_>>().join("; "));
+            }
+        }
+        if let Some(path) = &self.base {
+            let found = hex(&Base::load(path, &self.names)?.digest(&self.threads)?);
+            match manifest.base_digest.as_deref() {
+                Some(named) if named == found => report.yes("base", format!("base digest {found}")),
+                named => {
+                    let named = named.unwrap_or("none");
+                    let why = format!("the manifest names {named}, the model has {found}");
+                    report.refused("base", Some("other-base"), why);
+                }
+            }
+        }
+        report.valid = report.checks.iter().all(|check| check.ok);
+        report.differences = Some(differences);
+        out.say("not checked: who wrote the folder. Whoever changes a file can change the manifest too.");
         out.report(&report)?;
         Ok(if report.valid { Verdict::Yes } else { Verdict::No })
     }
@@ -159,12 +207,21 @@ impl Verify {
         report: &mut Report,
     ) -> Result<(), CliError> {
         let base = Base::load(path, &self.names)?;
-        let (named, found) = (adapter.header().base_digest, base.digest(&self.threads)?);
+        let named = adapter.header().base_digest;
+        let found = match base.digest(&self.threads) {
+            Ok(found) => found,
+            Err(CliError::Model(ModelError::NoDigest { .. })) if named == [0; 32] => [0; 32],
+            Err(CliError::Model(error @ ModelError::NoDigest { .. })) => {
+                report.refused("base", Some("no-base-digest"), error.to_string());
+                return self.give_up(report, "not checked: the base has no digest");
+            }
+            Err(error) => return Err(error),
+        };
         if named == [0; 32] {
             let why = "the adapter is unbound: it names no base";
             report.refused("base", UNBOUND, why.into());
         } else if named == found {
-            report.yes("base", format!("base digest {}", hex(&found)));
+            report.yes("base", format!("base digest {}{}", hex(&found), base.coverage()));
         } else {
             let (named, found) = (hex(&named), hex(&found));
             let why = format!("the adapter names {named}, the model has {found}");
@@ -250,6 +307,9 @@ struct Report {
     checks: Vec<Check>,
     /// What was not asked for.
     unchecked: Vec<&'static str>,
+    /// How a folder differs from its manifest.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    differences: Option<Differences>,
     /// What the signature says, if it is good.
     #[serde(skip_serializing_if = "Option::is_none")]
     trusted_comment: Option<String>,

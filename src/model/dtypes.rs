@@ -1,7 +1,7 @@
 //! Element types and shapes of ONNX tensors; values to f32 and back.
 
 use super::{
-    ModelError,
+    ModelError, external,
     proto::{TensorProto, tensor_proto::DataType},
     quantised,
 };
@@ -90,8 +90,10 @@ fn checked_shape(dims: &[i64]) -> Option<Vec<usize>> {
 
 /// Bytes that shape and type of `tensor` ask for; `None` for types of no fixed size.
 pub(crate) fn expected_bytes(tensor: &TensorProto) -> Result<Option<u64>, ModelError> {
-    let elements = shape_of(tensor)?.iter().product::<usize>() as u64;
-    Ok(element_bits(tensor.data_type()).map(|bits| (elements * bits).div_ceil(8)))
+    let elements = shape_of(tensor)?.iter().product::<usize>() as u128;
+    // The bits may be more than 64 bits count; the bytes are not.
+    let bytes = |bits| (elements * u128::from(bits)).div_ceil(8) as u64;
+    Ok(element_bits(tensor.data_type()).map(bytes))
 }
 
 /// The inline bytes of `tensor`, checked against its shape: `raw_data`, or `float_data` and the
@@ -119,9 +121,13 @@ pub(crate) fn inline_bytes(tensor: &TensorProto) -> Result<Bytes, ModelError> {
 }
 
 /// Refuses inline data that do not fill the shape. Typed fields of other types are left to the
-/// runtime: nothing here reads them.
+/// runtime: nothing here reads them. External data are held against the shape where they are read
+/// or written.
 pub fn check_tensor(tensor: &TensorProto) -> Result<(), ModelError> {
     shape_of(tensor)?;
+    if external::is_external(tensor) {
+        return Ok(());
+    }
     let found = match (&tensor.raw_data, ElementType::of(tensor)) {
         (Some(raw), _) => raw.len() as u64,
         (None, ElementType::F32) => tensor.float_data.len() as u64 * 4,
@@ -192,6 +198,8 @@ mod tests {
             assert!(shape_of(&tensor(dims, DataType::Float, &[])).is_err(), "{dims:?}");
         }
         assert_eq!(shape_of(&tensor(&[], DataType::Float, &[0; 4])).unwrap(), Vec::<usize>::new());
+        let most = tensor(&[(1 << 59) - 1], DataType::Complex128, &[]);
+        assert_eq!(expected_bytes(&most).unwrap(), Some((1 << 63) - 16));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Everything a model file can be refused for.
 
-use super::CheckpointError;
+use super::{CheckpointError, WireError};
 use crate::format::ModuleId;
 use std::{io, path::PathBuf};
 
@@ -78,19 +78,41 @@ pub enum ModelError {
     NotOnnx {
         /// The file.
         path: PathBuf,
-        /// What the decoder said.
-        source: prost::DecodeError,
+        /// What is wrong with it.
+        source: WireError,
     },
-    /// Fields that would be lost when the model is written.
+    /// Something changed that holds more than this crate knows of it.
     #[error(
-        "{path} holds {unknown} bytes in fields that this version does not know and could not keep. \
+        "{what} of {path} would be changed, and holds bytes that this version does not know and could not keep. \
          Export the model with an older onnx, or use a newer tla"
     )]
-    UnknownFields {
+    WouldLose {
+        /// The input.
+        path: PathBuf,
+        /// The part of the model: `node "…"`, …
+        what: String,
+    },
+    /// A file that was replaced or written to while it was in use.
+    #[error("{path} changed since it was read. Run the command again when nothing writes to it")]
+    Changed {
         /// The file.
         path: PathBuf,
-        /// Bytes that were not understood.
-        unknown: u64,
+    },
+    /// Values in the file and in another.
+    #[error(
+        "the tensor {name:?} holds its bytes and names another file for them. The file breaks the ONNX rules; export it again"
+    )]
+    TwoPlaces {
+        /// The tensor.
+        name: String,
+    },
+    /// External data in the model file itself.
+    #[error(
+        "the tensor {name:?} names the model file itself for its data. The file breaks the ONNX rules; export it again"
+    )]
+    OwnFile {
+        /// The tensor.
+        name: String,
     },
     /// External data outside the initializers of the main graph.
     #[error(
@@ -116,6 +138,15 @@ pub enum ModelError {
     UnnamedInitializer {
         /// Its place in the graph's list.
         index: usize,
+    },
+    /// A rule of the user that no name of the model follows.
+    #[error(
+        "no node or tensor of the model is named as in {rule:?}. Correct the name: `tla inspect` lists \
+         what is skipped"
+    )]
+    UnusedRule {
+        /// The rule as given.
+        rule: String,
     },
     /// Two tensors, or two node outputs, of one name.
     #[error(
@@ -195,15 +226,19 @@ pub enum ModelError {
         /// Size of the file.
         size: u64,
     },
-    /// A model whose data file would not be found from the place of the output.
+    /// A data file of the output where there is one already, which the output does not replace.
     #[error(
-        "{path} would refer to the data file {location:?} beside the input model. Write into that folder, or first save the model as one file"
+        "{path} is there already, and perhaps another model needs it. Choose another folder, or remove the file"
     )]
-    ExternalLeftBehind {
-        /// The output.
+    DataTaken {
+        /// The file.
         path: PathBuf,
-        /// The data file.
-        location: String,
+    },
+    /// Two files of the output of one name.
+    #[error("the model and a data file of it would both be {path}. Choose another output")]
+    OnePlace {
+        /// The path.
+        path: PathBuf,
     },
     /// Output and input are one file.
     #[error(
@@ -215,7 +250,7 @@ pub enum ModelError {
     },
     /// Two nodes say they are the same module.
     #[error(
-        "{first:?} and {second:?} both claim to be {module}. Give the nodes the names the exporter gave them"
+        "{first:?} and {second:?} both claim to be {module}. Use the names the exporter gave them, or another --module"
     )]
     ClaimedTwice {
         /// The module.

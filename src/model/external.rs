@@ -1,22 +1,81 @@
-//! Tensors whose bytes lie in a file beside the model.
+//! Tensors whose bytes lie in a file beside the model, or were left in the model's own.
 //!
 //! The location comes from the model file, so it is not trusted: it must be a plain relative
 //! path that, links followed, ends inside the model's folder.
 
 use super::{
     ModelError, dtypes,
-    proto::{TensorProto, tensor_proto::DataLocation},
+    proto::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation},
 };
 use prost::bytes::Bytes;
 use std::{
     fs::{self, File},
-    io::{Read, Seek, SeekFrom},
+    io::{Read, Seek, SeekFrom, Take},
+    ops::Range,
     path::{Component, Path, PathBuf},
 };
 
-/// Whether the bytes of `tensor` lie in another file.
+/// The location of raw data that were not read: the model's own file. No file may name it.
+const SELF: &str = "\0self";
+
+/// Whether the bytes of `tensor` lie in a file, be it the model's own.
 pub(crate) fn is_external(tensor: &TensorProto) -> bool {
     tensor.data_location() == DataLocation::External
+}
+
+/// Whether the bytes of `tensor` were left in the model's own file.
+pub(crate) fn is_own(tensor: &TensorProto) -> bool {
+    is_external(tensor) && location(tensor) == SELF
+}
+
+/// Whether the bytes of `tensor` lie in a file beside the model.
+pub(crate) fn is_beside(tensor: &TensorProto) -> bool {
+    is_external(tensor) && !is_own(tensor) && !is_promised(tensor)
+}
+
+/// Lets `tensor` say that its bytes lie in this range of the model's own file.
+pub(super) fn leave(tensor: &mut TensorProto, range: &Range<u64>) {
+    let numbers = [("offset", range.start), ("length", range.end - range.start)];
+    let numbers = numbers.map(|(key, value)| pair(key, value.to_string()));
+    tensor.raw_data = None;
+    tensor.data_location = Some(DataLocation::External as i32);
+    tensor.external_data = [pair("location", SELF.into())].into_iter().chain(numbers).collect();
+}
+
+/// `tensor` without any values, whose contents are given when it is written.
+pub(crate) fn promised(tensor: TensorProto) -> TensorProto {
+    TensorProto {
+        name: tensor.name,
+        dims: tensor.dims,
+        data_type: tensor.data_type,
+        doc_string: tensor.doc_string,
+        metadata_props: tensor.metadata_props,
+        data_location: Some(DataLocation::External as i32),
+        ..TensorProto::default()
+    }
+}
+
+/// Whether `tensor` waits for its contents.
+pub(crate) fn is_promised(tensor: &TensorProto) -> bool {
+    is_external(tensor) && tensor.external_data.is_empty()
+}
+
+/// The range of the model's own file in which the bytes of `tensor` lie.
+pub(super) fn own_range(tensor: &TensorProto) -> Result<Range<u64>, ModelError> {
+    let [offset, length] = ["offset", "length"].map(|key| number(tensor, key));
+    let (offset, length) = (offset?.unwrap_or(0), length?.unwrap_or(0));
+    dtypes::check_length(tensor, length)?;
+    Ok(offset..offset.saturating_add(length))
+}
+
+/// Lets `tensor` name another data file.
+pub(super) fn relocate(tensor: &mut TensorProto, location: &str) {
+    let entry = tensor.external_data.iter_mut().find(|e| e.key() == "location");
+    entry.into_iter().for_each(|entry| entry.value = Some(location.into()));
+}
+
+fn pair(key: &str, value: String) -> StringStringEntryProto {
+    StringStringEntryProto { key: Some(key.into()), value: Some(value) }
 }
 
 /// The path in the model file under which the data lie; empty if there is none.
@@ -45,10 +104,23 @@ pub(crate) struct Region {
     pub length: u64,
 }
 
-/// Where the bytes of `tensor` lie, for a model in `folder`.
-pub(crate) fn locate(folder: &Path, tensor: &TensorProto) -> Result<Region, ModelError> {
+/// The path's folder.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Where the bytes of `tensor` lie, of the model at `model`.
+pub(crate) fn locate(model: &Path, tensor: &TensorProto) -> Result<Region, ModelError> {
     let name = tensor.name();
     let location = location(tensor);
+    if location == SELF {
+        let meta = fs::metadata(model).map_err(|e| ModelError::io("read", model, e))?;
+        return region(model.into(), meta.len(), tensor);
+    }
+    let folder = folder_of(model);
     let escapes = || ModelError::ExternalEscapes { name: name.into(), location: location.into() };
     if location.is_empty() || location.contains('\0') {
         return Err(ModelError::BadExternalEntry {
@@ -75,36 +147,55 @@ pub(crate) fn locate(folder: &Path, tensor: &TensorProto) -> Result<Region, Mode
     if !meta.is_file() {
         return Err(ModelError::NotAFile { path });
     }
+    region(path, meta.len(), tensor)
+}
 
+/// The region of `tensor` in a file of `size` bytes.
+fn region(path: PathBuf, size: u64, tensor: &TensorProto) -> Result<Region, ModelError> {
+    let name = tensor.name();
     let offset = number(tensor, "offset")?.unwrap_or(0);
     let expected = dtypes::expected_bytes(tensor)?;
     let length = match (number(tensor, "length")?, expected) {
         (Some(stated), _) => stated,
         (None, Some(expected)) => expected,
-        (None, None) => meta.len().saturating_sub(offset),
+        (None, None) => size.saturating_sub(offset),
     };
     dtypes::check_length(tensor, length)?;
     let end = offset.saturating_add(length);
-    if end > meta.len() {
-        return Err(ModelError::ExternalOutOfRange {
-            name: name.into(),
-            path,
-            offset,
-            end,
-            size: meta.len(),
-        });
+    if end > size {
+        return Err(ModelError::ExternalOutOfRange { name: name.into(), path, offset, end, size });
     }
     Ok(Region { path, offset, length })
 }
 
-/// Reads the bytes of an external `tensor` of a model in `folder`.
-pub(crate) fn read(folder: &Path, tensor: &TensorProto) -> Result<Bytes, ModelError> {
-    let region = locate(folder, tensor)?;
+/// Whether an external `tensor`, as the file at `model` states it, lies in that file itself.
+pub(super) fn names_own(model: &Path, tensor: &TensorProto) -> Result<bool, ModelError> {
+    let location = location(tensor);
+    if location.contains('\0') {
+        let (name, value) = (tensor.name().into(), location.into());
+        return Err(ModelError::BadExternalEntry { name, key: "location", value });
+    }
+    let own = fs::canonicalize(model).map_err(|e| ModelError::io("read", model, e))?;
+    Ok(locate(model, tensor)?.path == own)
+}
+
+/// The bytes of an external `tensor` of the model at `model`, from front to end.
+pub(crate) fn open(model: &Path, tensor: &TensorProto) -> Result<(Region, Take<File>), ModelError> {
+    let region = locate(model, tensor)?;
     let io = |e| ModelError::io("read the external data file", &region.path, e);
     let mut file = File::open(&region.path).map_err(io)?;
     file.seek(SeekFrom::Start(region.offset)).map_err(io)?;
+    let bytes = file.take(region.length);
+    Ok((region, bytes))
+}
+
+/// Reads the bytes of an external `tensor` of the model at `model`.
+pub(crate) fn read(model: &Path, tensor: &TensorProto) -> Result<Bytes, ModelError> {
+    let (region, mut source) = open(model, tensor)?;
     let mut bytes = Vec::new();
-    file.take(region.length).read_to_end(&mut bytes).map_err(io)?;
+    source
+        .read_to_end(&mut bytes)
+        .map_err(|e| ModelError::io("read the external data file", &region.path, e))?;
     // The file may have been cut since it was measured.
     dtypes::check_length(tensor, bytes.len() as u64)?;
     Ok(bytes.into())

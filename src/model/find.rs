@@ -31,6 +31,12 @@ pub fn find_targets_by(model: &OnnxModel, naming: &Naming) -> Result<Targets, Mo
     let mut claims = BTreeMap::<ModuleId, &str>::new();
     let mut skipped = Vec::new();
     let mut layers = 0;
+    let names: Vec<String> = graph.node.iter().flat_map(Naming::names_of_node).collect();
+    let tensors = graph.initializer.iter().map(|tensor| tensor.name());
+    let names: Vec<&str> = names.iter().map(String::as_str).chain(tensors).collect();
+    if let Some(rule) = naming.unused(&names) {
+        return Err(ModelError::UnusedRule { rule });
+    }
 
     for (node_index, node) in graph.node.iter().enumerate() {
         skipped.extend(node_subgraphs(node, naming));

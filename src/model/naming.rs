@@ -98,6 +98,16 @@ impl std::str::FromStr for Rule {
     }
 }
 
+impl std::fmt::Display for Rule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.before)?;
+        if let Some(after) = &self.after {
+            write!(f, "{{layer}}{after}")?;
+        }
+        write!(f, "={}", self.role)
+    }
+}
+
 impl Rule {
     fn layer(&self, name: &str) -> Option<u16> {
         let rest = name.strip_prefix(self.before.as_str())?;
@@ -139,7 +149,21 @@ impl Naming {
     /// What a tensor of a checkpoint claims to be, by its name with or without `.weight`.
     pub(crate) fn of_tensor(&self, name: &str) -> Option<Claim> {
         let path = name.strip_suffix(".weight");
-        self.by_rule([name].into_iter().chain(path)).or_else(|| claim(path?))
+        self.by_rule([name].into_iter().chain(path)).or_else(|| match path? {
+            "lm_head" => Some(Claim { layer: ModuleId::HEAD_LAYER, roles: &[Role::LmHead] }),
+            path => claim(path),
+        })
+    }
+
+    /// The first rule that leads from none of the names to a module, as it was given.
+    pub(crate) fn unused(&self, names: &[&str]) -> Option<String> {
+        let idle = |rule: &&Rule| !names.iter().any(|name| rule.layer(name).is_some());
+        self.rules.iter().find(idle).map(Rule::to_string)
+    }
+
+    /// All that a node may be called in a rule.
+    pub(crate) fn names_of_node(node: &NodeProto) -> impl Iterator<Item = String> {
+        path_of(node).into_iter().chain([node.name().to_owned()])
     }
 
     fn by_rule<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Option<Claim> {
@@ -159,7 +183,8 @@ fn path_of(node: &NodeProto) -> Option<String> {
         return scopes.value().rsplit('\'').nth(3).map(str::to_owned);
     }
     let (path, _) = node.name().strip_prefix('/')?.rsplit_once('/')?;
-    Some(path.replace('/', "."))
+    // The genai builder shortens the block's name.
+    Some(path.replace('/', ".").replacen(".attn.", ".self_attn.", 1))
 }
 
 /// What is at `model.layers.<N>.{self_attn,mlp}.<x>_proj`.
@@ -172,7 +197,7 @@ fn claim(path: &str) -> Option<Claim> {
     let (_, roles) = PROJECTIONS.iter().find(|(name, _)| *name == projection)?;
     let attention = roles.iter().all(|role| matches!(role, Role::Q | Role::K | Role::V | Role::O));
     let of_block = match block {
-        "self_attn" | "attn" => attention,
+        "self_attn" => attention,
         "mlp" => !attention,
         _ => false,
     };
@@ -188,7 +213,7 @@ fn layer_of(path: &str) -> Option<(u16, &str)> {
 fn block_layer(path: &str) -> Option<u16> {
     let (layer, rest) = layer_of(path)?;
     let (block, _) = rest.split_once('.')?;
-    matches!(block, "self_attn" | "attn" | "mlp").then_some(layer)
+    matches!(block, "self_attn" | "mlp").then_some(layer)
 }
 
 /// The layer whose attention or MLP block a node lies in.
@@ -264,13 +289,19 @@ mod tests {
             "/model/layers.65535/self_attn/q_proj/MatMul",
             "/model/layers.+1/self_attn/q_proj/MatMul",
             "/model/layers.0/self_attn/q_proj/lora_A/MatMul",
+            "/model/layers.0/attention/q_proj/MatMul",
         ] {
             assert_eq!(named(name), None, "{name}");
         }
         for scopes in ["", "[]", "'", "['linear']", "['', 'model.layers.0.self_attn', 'matmul']"] {
             assert_eq!(scoped(scopes), None, "{scopes}");
         }
-        for name in ["model.layers.1.self_attn.q_proj.bias", "q_proj.weight", "weight"] {
+        for name in [
+            "model.layers.1.self_attn.q_proj.bias",
+            "model.layers.1.attn.q_proj.weight",
+            "q_proj.weight",
+            "weight",
+        ] {
             assert_eq!(Naming::default().of_tensor(name), None, "{name}");
         }
     }

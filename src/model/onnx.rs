@@ -1,17 +1,20 @@
-//! An ONNX file in memory, checked.
+//! An ONNX file, checked: its graph in memory, its large weights where they are stored.
 
 use super::{
     Checkpoint, ModelError, Target, constants,
     dtypes::{self, ElementType},
     external,
+    layout::{self, Layout, Surplus},
     packed::Part,
     proto::{GraphProto, ModelProto, TensorProto},
+    wire::{self, Fault, INITIALIZER},
 };
 use ndarray::{Array2, ArrayD, ArrayView2, s};
 use prost::{Message, bytes::Bytes};
 use std::{
     collections::{BTreeSet, HashSet},
-    fs, io,
+    fs::{self, File},
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -24,41 +27,66 @@ pub(crate) const MAX_FILE: u64 = i32::MAX as u64;
 /// names, possible shapes, and data that fill them.
 #[derive(Debug)]
 pub struct OnnxModel {
-    /// The file's contents.
+    /// What the file says. Raw data of more than 4 KiB of an initializer of the main graph are
+    /// left in the file: such an initializer is external in a way that only this crate reads.
+    /// [`inlined`](Self::inlined) gives the whole.
     pub proto: ModelProto,
     /// The .onnx file.
     pub path: PathBuf,
+    /// Where its parts lie; `None` if it was made in memory.
+    pub(super) layout: Option<Layout>,
 }
 
 impl OnnxModel {
     /// Reads an .onnx file, or `model.onnx` in a folder, and checks it.
     ///
-    /// Inline tensor data are not copied out of the file's bytes; external data are checked
-    /// now and read when asked for.
+    /// Large weights are checked now and read when asked for, whether they lie in the file or
+    /// in another.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
         let path = find_file(path)?;
-        let size = fs::metadata(&path).map_err(|e| ModelError::io("read", &path, e))?.len();
+        let io = |e| ModelError::io("read", &path, e);
+        let mut file = File::open(&path).map_err(io)?;
+        let meta = file.metadata().map_err(io)?;
+        let size = meta.len();
         if size == 0 {
             return Err(ModelError::Empty { path });
         }
         if size > MAX_FILE {
             return Err(ModelError::TooLarge { path, bytes: size, limit: MAX_FILE });
         }
-        let bytes = Bytes::from(fs::read(&path).map_err(|e| ModelError::io("read", &path, e))?);
-        if bytes.starts_with(b"version https://git-lfs") {
+        let mut start = Vec::new();
+        (&mut file).take(64).read_to_end(&mut start).map_err(io)?;
+        if start.starts_with(b"version https://git-lfs") {
             return Err(ModelError::LfsPointer { path });
         }
-        let length = bytes.len();
-        let proto = match ModelProto::decode(bytes) {
-            Ok(proto) => proto,
-            Err(source) => return Err(ModelError::NotOnnx { path, source }),
+        let file = File::open(&path).map_err(io)?;
+        let scan = match wire::scan(file, size) {
+            Ok(scan) => scan,
+            Err(Fault::Io(source)) => return Err(io(source)),
+            Err(Fault::Wire(source)) => return Err(ModelError::NotOnnx { path, source }),
         };
-        let unknown = length.abs_diff(proto.encoded_len()) as u64;
-        let model = Self::from_proto(proto, path)?;
-        match unknown {
-            0 => Ok(model),
-            unknown => Err(ModelError::UnknownFields { path: model.path, unknown }),
+        let mut proto = match ModelProto::decode(Bytes::from(scan.skeleton.clone())) {
+            Ok(proto) => proto,
+            Err(source) => return Err(ModelError::NotOnnx { path, source: source.into() }),
+        };
+        let mut lengths = Vec::new();
+        let tensors = proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
+        let fields = scan.graph.iter().filter(|field| field.number == INITIALIZER);
+        for (tensor, field) in tensors.zip(fields) {
+            lengths.push(tensor.encoded_len());
+            let outside = external::is_external(tensor);
+            if outside && field.raw.is_some() {
+                return Err(ModelError::TwoPlaces { name: tensor.name().into() });
+            }
+            if outside && external::names_own(&path, tensor)? {
+                return Err(ModelError::OwnFile { name: tensor.name().into() });
+            }
+            if let Some(raw) = field.raw.as_ref().filter(|_| field.is_stripped()) {
+                external::leave(tensor, raw);
+            }
         }
+        let layout = Layout::new(scan, &proto, &lengths, layout::stamp(&meta));
+        Ok(Self { layout: Some(layout), ..Self::from_proto(proto, path)? })
     }
 
     /// Checks a model that is already in memory, as [`load`](Self::load) does. External data
@@ -73,14 +101,14 @@ impl OnnxModel {
         if let Some(part) = missing {
             return Err(ModelError::Incomplete { path, part });
         }
-        let model = Self { proto, path };
+        let model = Self { proto, path, layout: None };
         check_names(model.graph())?;
         if let Some(tensor) = constants::of(&model.proto).find(|t| external::is_external(t)) {
             return Err(ModelError::ExternalConstant { name: tensor.name().into() });
         }
         for tensor in &model.graph().initializer {
             match external::is_external(tensor) {
-                true => drop(external::locate(model.folder(), tensor)?),
+                true => drop(external::locate(&model.path, tensor)?),
                 false => dtypes::check_tensor(tensor)?,
             }
         }
@@ -97,20 +125,48 @@ impl OnnxModel {
 
     /// The folder that external data are relative to.
     pub fn folder(&self) -> &Path {
-        match self.path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
+        external::folder_of(&self.path)
+    }
+
+    /// The model with all that lies in its file, as runtimes read it. Data files stay beside it.
+    pub fn inlined(&self) -> Result<ModelProto, ModelError> {
+        self.inline(self.proto.clone())
+    }
+
+    /// `proto`, which was made from this model, with all that lies in its file.
+    pub(crate) fn inline(&self, mut proto: ModelProto) -> Result<ModelProto, ModelError> {
+        for tensor in proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
+            if external::is_own(tensor) {
+                tensor.raw_data = Some(self.tensor_bytes(tensor)?);
+                (tensor.data_location, tensor.external_data) = (None, Vec::new());
+            }
+        }
+        Ok(proto)
+    }
+
+    /// What the file holds beyond the messages this crate knows, sorted.
+    pub(crate) fn surplus(&self) -> Vec<&Surplus> {
+        self.layout.as_ref().map(Layout::surplus).unwrap_or_default()
+    }
+
+    /// Refuses a file that is no longer the one that was read.
+    pub(super) fn check_same(&self) -> Result<(), ModelError> {
+        let Some(layout) = &self.layout else { return Ok(()) };
+        let meta = fs::metadata(&self.path).map_err(|e| ModelError::io("read", &self.path, e))?;
+        match layout.is_of(&meta) {
+            true => Ok(()),
+            false => Err(ModelError::Changed { path: self.path.clone() }),
         }
     }
 
     /// Whether any initializer's bytes lie in another file.
     pub fn has_external_data(&self) -> bool {
-        self.graph().initializer.iter().any(external::is_external)
+        self.graph().initializer.iter().any(external::is_beside)
     }
 
     /// Every file the model is read from: the .onnx file, then its data files, each once.
     pub fn files(&self) -> Vec<PathBuf> {
-        let tensors = self.graph().initializer.iter().filter(|t| external::is_external(t));
+        let tensors = self.graph().initializer.iter().filter(|t| external::is_beside(t));
         let data: BTreeSet<_> = tensors.map(external::location).collect();
         let data = data.into_iter().map(|location| self.folder().join(location));
         [self.path.clone()].into_iter().chain(data).collect()
@@ -123,10 +179,26 @@ impl OnnxModel {
 
     /// The little-endian bytes of a tensor, inline or external, filling its shape exactly.
     pub fn tensor_bytes(&self, tensor: &TensorProto) -> Result<Bytes, ModelError> {
+        if external::is_own(tensor) {
+            self.check_same()?;
+        }
         match external::is_external(tensor) {
-            true => external::read(self.folder(), tensor),
+            true => external::read(&self.path, tensor),
             false => dtypes::inline_bytes(tensor),
         }
+    }
+
+    /// A reader of what [`tensor_bytes`](Self::tensor_bytes) gives, and how many bytes it has.
+    pub fn tensor_reader(&self, tensor: &TensorProto) -> Result<(u64, Box<dyn Read>), ModelError> {
+        if external::is_own(tensor) {
+            self.check_same()?;
+        }
+        if external::is_external(tensor) {
+            let (region, bytes) = external::open(&self.path, tensor)?;
+            return Ok((region.length, Box::new(bytes)));
+        }
+        let bytes = dtypes::inline_bytes(tensor)?;
+        Ok((bytes.len() as u64, Box::new(io::Cursor::new(bytes))))
     }
 
     /// The values of an fp32, fp16 or bf16 tensor, widened to f32, in its stored shape.

@@ -96,6 +96,31 @@ impl Grid {
         self.scales[self.sharing.place(at)]
     }
 
+    /// All scales as they are stored.
+    pub(super) fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// What stands for zero with each scale.
+    pub(super) fn zeros(&self) -> &[f32] {
+        &self.zeros
+    }
+
+    /// The number of runs of values that share a scale.
+    pub(super) fn runs(&self) -> usize {
+        self.scales.len()
+    }
+
+    /// The run of the value at (row, column).
+    pub(super) fn run(&self, at: [usize; 2]) -> usize {
+        self.sharing.place(at)
+    }
+
+    /// Gives a run another scale and zero.
+    pub(super) fn set(&mut self, run: usize, scale: f32, zero: f32) {
+        (self.scales[run], self.zeros[run]) = (scale, zero);
+    }
+
     /// What stands for zero at (row, column).
     pub fn zero(&self, at: [usize; 2]) -> f32 {
         self.zeros[self.sharing.place(at)]
@@ -118,6 +143,14 @@ impl Quantisation {
             Self::Blocks { bits, block, .. } => format!("int{bits} in blocks of {block}"),
             Self::Linear { block: 0, .. } => element.name(),
             Self::Linear { block, .. } => format!("{} in blocks of {block}", element.name()),
+        }
+    }
+
+    /// The initializers with the scales and the zero points.
+    pub fn beside(&self) -> (&str, Option<&str>) {
+        match self {
+            Self::Blocks { scales, zero_points, .. } => (scales, zero_points.as_deref()),
+            Self::Linear { scale, zero_point, .. } => (scale, zero_point.as_deref()),
         }
     }
 

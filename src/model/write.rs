@@ -1,82 +1,138 @@
-//! Putting a model on disk: whole or not at all, and never over an input.
+//! Putting a changed model on disk: what did not change as it was stored, whole or not at all,
+//! and never over an input.
 
-use super::{ModelError, external, onnx::MAX_FILE, proto::ModelProto};
-use prost::Message;
+use super::{
+    ModelError, OnnxModel, Staged, data::DataFiles, external::folder_of, proto::ModelProto,
+    stored::Plan,
+};
 use std::{
-    fs,
-    io::Write,
-    path::{Path, PathBuf},
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom, Write},
+    ops::Range,
+    path::Path,
 };
 
-/// Writes `proto` to `out`: beside its place first, then renamed.
-///
-/// `sources` are the files it was made from, the one that external data belong to first; none
-/// of them, and no data file, may be `out`. A model with external data can be written into
-/// their folder only. Returns the number of bytes written.
-pub fn write_model(proto: &ModelProto, out: &Path, sources: &[&Path]) -> Result<u64, ModelError> {
-    let folder = match out.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    if out.is_dir() || out.file_name().is_none() {
-        return Err(ModelError::NotAFile { path: out.into() });
-    }
-    let io = |e| ModelError::io("write", out, e);
-    let home = fs::canonicalize(folder).map_err(io)?;
-    refuse_overwriting(out, sources.iter().copied())?;
-    check_external(proto, out, &home, sources)?;
+/// Initializers that get other contents, made when their turn comes to be written.
+pub trait Contents {
+    /// Why contents could not be made.
+    type Error: From<ModelError>;
 
-    let bytes = proto.encoded_len() as u64;
-    if bytes > MAX_FILE {
-        return Err(ModelError::TooLarge { path: out.into(), bytes, limit: MAX_FILE });
+    /// Whether the initializer of this name does.
+    fn changes(&self, name: &str) -> bool;
+
+    /// Hands the bytes of an initializer that [`changes`](Self::changes) to `each`, in pieces and
+    /// in the layout of `raw_data`.
+    fn give(
+        &mut self,
+        name: &str,
+        each: &mut dyn FnMut(&[u8]) -> Result<(), ModelError>,
+    ) -> Result<(), Self::Error>;
+}
+
+/// No other contents.
+#[derive(Clone, Copy, Debug)]
+pub struct Untouched;
+
+impl Contents for Untouched {
+    type Error = ModelError;
+
+    fn changes(&self, _: &str) -> bool {
+        false
     }
-    let mut file = new_file(&home).map_err(io)?;
-    file.write_all(&proto.encode_to_vec()).map_err(io)?;
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(out).map_err(|e| io(e.error))?;
+
+    fn give(
+        &mut self,
+        _: &str,
+        _: &mut dyn FnMut(&[u8]) -> Result<(), ModelError>,
+    ) -> Result<(), ModelError> {
+        Ok(())
+    }
+}
+
+/// Writes `proto`, which was made from `base`, to `out`: beside its place first, then renamed.
+/// [`stage_model`] says what is written. Returns the bytes of the .onnx file.
+pub fn write_model(base: &OnnxModel, proto: &ModelProto, out: &Path) -> Result<u64, ModelError> {
+    let (bytes, staged) = stage_model(base, proto, out, &mut Untouched)?;
+    staged.place()?;
     Ok(bytes)
 }
 
-/// A temporary file with the permissions any new file would have, not a private one.
-fn new_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".tla-");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o666));
+/// Writes `proto`, which was made from `base`, beside its place `out`, with other `contents`.
+///
+/// Parts of the model and of its graph that are as in the file of `base` are copied from there
+/// byte for byte, whatever they hold; a part that changed is encoded anew, and refused if it
+/// holds more than this crate knows of it. A tensor in a data file stays in one at its offset: the
+/// file is copied with the changed ranges replaced, under its own name in another folder, else
+/// under a name that starts like `out`'s. A data file without changes is not copied within its
+/// folder. No file of `base` is ever replaced. Returns the bytes of the .onnx file too.
+pub fn stage_model<C: Contents>(
+    base: &OnnxModel,
+    proto: &ModelProto,
+    out: &Path,
+    contents: &mut C,
+) -> Result<(u64, Staged), C::Error> {
+    if out.is_dir() || out.file_name().is_none() {
+        return Err(ModelError::NotAFile { path: out.into() }.into());
     }
-    builder.tempfile_in(folder)
+    let io = |e| ModelError::io("write", out, e);
+    let home = fs::canonicalize(folder_of(out)).map_err(io)?;
+    refuse_overwriting(out, base)?;
+    let mut staged = Staged::default();
+    let mut proto = proto.clone();
+    let data = DataFiles::plan(base, &mut proto, out, &home, contents)?;
+    let plan = Plan::new(base, &proto, &|name| contents.changes(name) && !data.holds(name))?;
+    let bytes = plan.bytes(out)?;
+    data.stage(&mut staged, &home, base, contents)?;
+    let mut file = Staged::new_file(out)?;
+    plan.write(base, file.as_file_mut(), out, contents)?;
+    staged.push(file, out.into())?;
+    Ok((bytes, staged))
 }
 
-fn refuse_overwriting<'a>(
-    out: &Path,
-    inputs: impl Iterator<Item = &'a Path>,
-) -> Result<(), ModelError> {
-    // An output that does not exist yet is no input.
+/// An output that does not exist yet is no input.
+pub(super) fn refuse_overwriting(out: &Path, base: &OnnxModel) -> Result<(), ModelError> {
     let Ok(target) = fs::canonicalize(out) else { return Ok(()) };
-    let same = |input: &Path| fs::canonicalize(input).is_ok_and(|p| p == target);
-    match inputs.map(Path::to_owned).any(|input: PathBuf| same(&input)) {
+    let same = |input: &Path| fs::canonicalize(input).is_ok_and(|path| path == target);
+    match base.files().iter().any(|input| same(input)) {
         true => Err(ModelError::WouldOverwriteInput { path: out.into() }),
         false => Ok(()),
     }
 }
 
-fn check_external(
-    proto: &ModelProto,
-    out: &Path,
-    home: &Path,
-    sources: &[&Path],
+/// Copies a range of `source`, which is at `from`, to the end of `out`, which is to be at `place`:
+/// by the system, where it can.
+pub(super) fn copy(
+    (source, from): (&mut File, &Path),
+    range: Range<u64>,
+    (out, place): (&mut File, &Path),
 ) -> Result<(), ModelError> {
-    let tensors = proto.graph.iter().flat_map(|g| &g.initializer);
-    for tensor in tensors.filter(|t| external::is_external(t)) {
-        let origin = sources.first().and_then(|s| fs::canonicalize(s).ok());
-        if origin.as_deref().and_then(Path::parent) != Some(home) {
-            let location = external::location(tensor).into();
-            return Err(ModelError::ExternalLeftBehind { path: out.into(), location });
-        }
-        let region = external::locate(home, tensor)?;
-        refuse_overwriting(out, [region.path.as_path()].into_iter())?;
+    let length = range.end.saturating_sub(range.start);
+    let read = |e| ModelError::io("read", from, e);
+    source.seek(SeekFrom::Start(range.start)).map_err(read)?;
+    let copied = io::copy(&mut source.take(length), out);
+    match copied.map_err(|e| ModelError::io("write", place, e))? == length {
+        true => Ok(()),
+        false => Err(ModelError::Changed { path: from.into() }),
     }
-    Ok(())
+}
+
+/// Writes the contents of an initializer, which are so many bytes, to the end of `out`.
+pub(super) fn give<C: Contents>(
+    contents: &mut C,
+    name: &str,
+    length: u64,
+    (out, place): (&mut File, &Path),
+) -> Result<(), C::Error> {
+    let mut written = 0;
+    contents.give(name, &mut |piece| {
+        written += piece.len() as u64;
+        out.write_all(piece).map_err(|e| ModelError::io("write", place, e))
+    })?;
+    match written == length {
+        true => Ok(()),
+        false => {
+            let (name, expected) = (name.into(), length);
+            Err(ModelError::WrongLength { name, expected, actual: written }.into())
+        }
+    }
 }

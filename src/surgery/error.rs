@@ -65,6 +65,17 @@ pub enum SurgeryError {
         /// The sum, rounded.
         value: f32,
     },
+    /// Integers, or their scales, that several matrices have in common.
+    #[error(
+        "{module} shares {name:?} with another matrix, and integers are not copied. Graft the \
+         adapter beside the weights instead"
+    )]
+    SharedIntegers {
+        /// The module.
+        module: ModuleId,
+        /// The initializer.
+        name: String,
+    },
     /// Before version 4 every initializer had to be a graph input too.
     #[error(
         "{module} shares its matrix, and IR version {version} cannot give it one of its own. \

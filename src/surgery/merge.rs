@@ -1,19 +1,259 @@
-//! Writing an adapter into the weights: W' = round(W + ΔW), once, from a pristine base.
+//! Writing an adapter into the weights of a graph: W' = round(W + ΔW), once, from a pristine base.
 
-use super::{Edit, ModuleSurvival, Patch, SurgeryError, Survival, free_name, refuse_grafted};
+use super::{
+    Addend, Edit, ModuleSurvival, Patch, SurgeryError, Survival,
+    addend::updates,
+    free_name,
+    merging::{Update, from_reader, pool},
+    refuse_grafted,
+    whole::{Integers, Part, integers, packed},
+};
 use crate::{
     format::{Header, ModuleId},
     model::{
-        ModelError, OnnxModel, Target, Targets, f32_tensor,
+        Contents, ModelError, OnnxModel, Target, Targets, promised,
         proto::{ModelProto, TensorProto},
     },
-    projection::{Factors, delta_row, merged_f32, select},
+    projection::Factors,
 };
-use ndarray::{Array2, ArrayViewMut1};
 use prost::bytes::Bytes;
-use rayon::prelude::*;
+use rayon::ThreadPool;
+use std::collections::{BTreeMap, HashMap};
 
-/// A merged model and what rounding left of the update.
+/// A merge whose weights are made when they are written.
+///
+/// As [`Contents`] of a [`stage_model`](crate::model::stage_model) it gives the merged weights one
+/// by one; memory holds the factors and a few megabytes, or a few rows of the widest matrix.
+#[derive(Debug)]
+pub struct OnnxMerge<'a> {
+    base: &'a OnnxModel,
+    proto: ModelProto,
+    weights: HashMap<String, Weight<'a>>,
+    /// Scales and zero points that change, and the weight they belong to.
+    beside: HashMap<String, (String, Beside)>,
+    latest: Option<(String, Integers)>,
+    pool: ThreadPool,
+    done: BTreeMap<ModuleId, ModuleSurvival>,
+}
+
+/// A stored matrix that is to be another.
+#[derive(Debug)]
+struct Weight<'a> {
+    /// The modules in it that change; one, unless it is packed.
+    parts: Vec<Part<'a>>,
+    /// Whether it is a copy, stored as MatMul's right operand, of a matrix that others read too.
+    copied: bool,
+}
+
+impl<'a> Weight<'a> {
+    fn target(&self) -> &'a Target {
+        self.parts[0].0
+    }
+}
+
+/// What is stored beside the integers of a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beside {
+    Scales,
+    Zeros,
+}
+
+impl<'a> OnnxMerge<'a> {
+    /// Plans a merge (`spec/projection.md`, merged weights). Whether the adapters belong to this
+    /// base is for the caller to check against the base digest.
+    ///
+    /// A matrix that other nodes read too is copied for its node first. Integers stay on the grid
+    /// they have. A grafted model is refused, because its default would come on top. `threads`
+    /// changes only the time; 0 means one per core.
+    pub fn new(
+        base: &'a OnnxModel,
+        targets: &'a Targets,
+        addends: &[Addend<'a>],
+        threads: usize,
+    ) -> Result<Self, SurgeryError> {
+        refuse_grafted(base.graph())?;
+        let mut matrices = BTreeMap::<_, Vec<Part<'a>>>::new();
+        for (target, terms) in updates(targets, addends)?.into_values() {
+            let node = target.node.as_ref().map(|node| node.index);
+            let key = (target.initializer.as_str(), node);
+            matrices.entry(key).or_default().push((target, terms));
+        }
+        let mut patch = Patch::default();
+        let mut weights = HashMap::new();
+        for parts in matrices.into_values() {
+            let target = parts[0].0;
+            let name = target.initializer.clone();
+            let copied = target.shared;
+            if target.quantisation.is_none() {
+                // Refused now, whatever has been written by then.
+                Update::new(target, &[], true)?;
+            } else if copied {
+                return Err(SurgeryError::SharedIntegers { module: target.module, name });
+            }
+            let name = if copied { copy_for(base, target, &mut patch)? } else { name };
+            weights.insert(name, Weight { parts, copied });
+        }
+        let mut proto = base.proto.clone();
+        patch.apply(proto.graph.get_or_insert_default())?;
+        Ok(Self {
+            base,
+            proto,
+            weights,
+            beside: HashMap::new(),
+            latest: None,
+            pool: pool(threads)?,
+            done: BTreeMap::new(),
+        })
+    }
+
+    /// Lets integers be of a grid that is fitted to the merged values: scales and zero points of
+    /// what changes become others too.
+    ///
+    /// # Errors
+    /// If other matrices have the same scales.
+    pub fn with_fitted_grids(mut self) -> Result<Self, SurgeryError> {
+        for (name, weight) in &self.weights {
+            let target = weight.target();
+            let Some(quantisation) = &target.quantisation else { continue };
+            let (scales, zeros) = quantisation.beside();
+            let beside = [(Some(scales), Beside::Scales), (zeros, Beside::Zeros)];
+            for (of, kind) in beside.into_iter().filter_map(|(of, kind)| Some((of?, kind))) {
+                let readers = self.base.graph().node.iter().flat_map(|node| &node.input);
+                let shared = readers.filter(|input| *input == of).count() > 1;
+                if shared || self.beside.insert(of.to_owned(), (name.clone(), kind)).is_some() {
+                    let (module, name) = (target.module, of.to_owned());
+                    return Err(SurgeryError::SharedIntegers { module, name });
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    /// The merged integers of a matrix; those of the last one are kept.
+    fn integers(&mut self, name: &str) -> Result<&Integers, SurgeryError> {
+        let none = || ModelError::NoInitializer { name: name.into() };
+        let weight = self.weights.get(name).ok_or_else(none)?;
+        let tensor = self.base.initializer(name).ok_or_else(none)?;
+        let quantisation = weight.target().quantisation.as_ref().ok_or_else(none)?;
+        let made = match self.latest.take().filter(|(known, _)| known == name) {
+            Some((_, made)) => made,
+            None => {
+                let fit = !self.beside.is_empty();
+                integers(self.base, tensor, quantisation, &weight.parts, fit)?
+            }
+        };
+        self.done.extend(made.left.iter().map(|left| (left.module, *left)));
+        Ok(&self.latest.insert((name.to_owned(), made)).1)
+    }
+
+    /// The base as it will be but for the weights that change.
+    pub fn proto(&self) -> &ModelProto {
+        &self.proto
+    }
+
+    /// What is left of the update, once every weight is written.
+    pub fn survival(&self) -> Survival {
+        Survival { modules: self.done.values().copied().collect() }
+    }
+
+    /// The bytes of an initializer that changes.
+    pub(super) fn bytes(&mut self, name: &str) -> Result<Bytes, SurgeryError> {
+        let mut bytes = Vec::new();
+        self.give(name, &mut |piece| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        })?;
+        Ok(bytes.into())
+    }
+}
+
+impl Contents for OnnxMerge<'_> {
+    type Error = SurgeryError;
+
+    fn changes(&self, name: &str) -> bool {
+        self.weights.contains_key(name) || self.beside.contains_key(name)
+    }
+
+    fn give(
+        &mut self,
+        name: &str,
+        each: &mut dyn FnMut(&[u8]) -> Result<(), ModelError>,
+    ) -> Result<(), SurgeryError> {
+        if let Some((weight, kind)) = self.beside.get(name).cloned() {
+            let made = self.integers(&weight)?;
+            let bytes = if kind == Beside::Scales { &made.scales } else { &made.zeros };
+            return Ok(each(bytes)?);
+        }
+        let none = |name: &str| ModelError::NoInitializer { name: name.into() };
+        let Weight { parts, copied } = self.weights.get(name).ok_or_else(|| none(name))?;
+        let (target, terms) = &parts[0];
+        let tensor = self.base.initializer(&target.initializer);
+        let tensor = tensor.ok_or_else(|| none(&target.initializer))?;
+        if target.quantisation.is_some() {
+            return Ok(each(&self.integers(name)?.values)?);
+        }
+        let is_turned = target.stored_transposed || *copied;
+        let to_turn = *copied && !target.stored_transposed;
+        if target.part.is_some() || to_turn {
+            let mut bytes = self.base.tensor_bytes(tensor)?.to_vec();
+            if to_turn {
+                bytes = turned(&bytes, target);
+            }
+            let left = packed(&self.pool, parts, &mut bytes, is_turned)?;
+            self.done.extend(left.into_iter().map(|left| (left.module, left)));
+            return Ok(each(&bytes)?);
+        }
+        let update = Update::new(target, terms, is_turned)?;
+        let (_, source) = self.base.tensor_reader(tensor)?;
+        let failed = |e| ModelError::io("read", &self.base.path, e);
+        let each = |piece: &[u8]| Ok::<_, SurgeryError>(each(piece)?);
+        let left = update.merge(&self.pool, from_reader(source, failed), each)?;
+        self.done.insert(target.module, left);
+        Ok(())
+    }
+}
+
+/// The values of `[out, in]` as `[in, out]`.
+fn turned(bytes: &[u8], target: &Target) -> Vec<u8> {
+    let size = target.dtype.size().unwrap_or(1) as usize;
+    let mut turned = vec![0; bytes.len()];
+    let row = target.cols * size;
+    for (r, values) in bytes.chunks_exact(row.max(1)).enumerate() {
+        for (c, value) in values.chunks_exact(size).enumerate() {
+            let at = (c * target.stored_rows() + r) * size;
+            turned[at..at + size].copy_from_slice(value);
+        }
+    }
+    turned
+}
+
+/// The name of a matrix of the target's own, which the edits put in the place of the shared one.
+/// It is read directly, whatever Identity or Transpose led to the original.
+fn copy_for(base: &OnnxModel, target: &Target, patch: &mut Patch) -> Result<String, SurgeryError> {
+    let name = &target.initializer;
+    let none = || ModelError::NoInitializer { name: name.clone() };
+    let version = base.proto.ir_version();
+    if version < 4 {
+        return Err(SurgeryError::OldIr { module: target.module, version });
+    }
+    let old = base.initializer(name).ok_or_else(none)?;
+    let graph = base.graph();
+    let own = free_name(graph, &format!("{name}.{}", target.module));
+    let site = target.node.as_ref().ok_or_else(none)?;
+    let (node_index, slot) = (site.index, site.weight_slot);
+    let node = graph.node.get(node_index);
+    let from = node.and_then(|n| n.input.get(slot)).cloned().unwrap_or_default();
+    patch.edits.push(Edit::AddInitializer(promised(TensorProto {
+        name: Some(own.clone()),
+        dims: vec![target.cols as i64, target.stored_rows() as i64],
+        data_type: old.data_type,
+        ..TensorProto::default()
+    })));
+    patch.edits.push(Edit::RewireInput { node_index, slot, from, to: own.clone() });
+    Ok(own)
+}
+
+/// A merged model in memory, and what rounding left of the update.
 #[derive(Clone, Debug)]
 pub struct Merged {
     /// The base with other weights; all else is as it was.
@@ -22,13 +262,8 @@ pub struct Merged {
     pub survival: Survival,
 }
 
-/// Merges an adapter into a model (`spec/projection.md`, merged weights).
-///
-/// `factors` are those of the selected modules, sorted, as [`crate::projection::rebuild`] gives
-/// them; whether the adapter belongs to this base is for the caller to check against the base
-/// digest. A matrix that other nodes read too is copied for its node first. Weights that lay in
-/// an external file come out inline. A grafted model is refused, because its default would come on
-/// top. `threads` changes only the time; 0 means one per core.
+/// Merges one adapter in memory, which then holds every weight but those in data files that do
+/// not change. [`OnnxMerge`] is for models of any size.
 pub fn merge(
     model: &OnnxModel,
     targets: &Targets,
@@ -36,162 +271,15 @@ pub fn merge(
     factors: &[Factors],
     threads: usize,
 ) -> Result<Merged, SurgeryError> {
-    refuse_grafted(model.graph())?;
-    let pairs = pair(targets, header, factors)?;
-    let pool = pool(threads)?;
-    let mut patch = Patch::default();
-    let mut survival = Survival::default();
-    for (target, factors) in pairs {
-        let (weight, left) =
-            pool.install(|| merged_weight(model, target, factors, header.scale))?;
-        patch.edits.extend(placed(model, target, &weight)?);
-        survival.modules.push(left);
-    }
-    let mut proto = model.proto.clone();
-    patch.apply(proto.graph.get_or_insert_default())?;
-    Ok(Merged { proto, survival })
-}
-
-pub(super) fn pool(threads: usize) -> Result<rayon::ThreadPool, SurgeryError> {
-    let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    built.map_err(|e| SurgeryError::Threads { threads, reason: e.to_string() })
-}
-
-/// The selected modules in order, each with its target and its factors.
-pub(super) fn pair<'a>(
-    targets: &'a Targets,
-    header: &Header,
-    factors: &'a [Factors],
-) -> Result<Vec<(&'a Target, &'a Factors)>, SurgeryError> {
-    let known: Vec<ModuleId> = targets.targets.iter().map(|t| t.module).collect();
-    let selected = select(header, &known)?;
-    let (expected, found) = (selected.len(), factors.len());
-    let other = |module| SurgeryError::OtherFactors { module, expected, found };
-    if let Some(extra) = factors.get(expected) {
-        return Err(other(extra.module));
-    }
-    let mut pairs = Vec::with_capacity(expected);
-    for (index, &module) in selected.iter().enumerate() {
-        let given = factors.get(index).filter(|f| f.module == module);
-        match (targets.get(module), given) {
-            (Some(target), Some(factors)) => pairs.push((target, factors)),
-            _ => return Err(other(module)),
+    let mut merge = OnnxMerge::new(model, targets, &[Addend::whole(header, factors)], threads)?;
+    let mut proto = merge.proto.clone();
+    for tensor in proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
+        if merge.changes(tensor.name()) {
+            let raw_data = Some(merge.bytes(tensor.name())?);
+            let bare = promised(std::mem::take(tensor));
+            *tensor = TensorProto { raw_data, data_location: None, ..bare };
         }
     }
-    Ok(pairs)
-}
-
-/// Refuses factors that do not make an update of the target's shape.
-pub(super) fn check_shape(target: &Target, factors: &Factors) -> Result<(), SurgeryError> {
-    let (rows, cols) = (factors.l.nrows(), factors.v.nrows());
-    if (rows, cols) == (target.rows, target.cols) && factors.l.ncols() == factors.v.ncols() {
-        return Ok(());
-    }
-    let (module, out, inp) = (target.module, target.rows, target.cols);
-    Err(SurgeryError::FactorShape { module, rows, cols, out, inp })
-}
-
-/// W' canonical, [out, in], and what is left of ΔW. One row of ΔW per thread is in memory.
-fn merged_weight(
-    model: &OnnxModel,
-    target: &Target,
-    factors: &Factors,
-    scale: f32,
-) -> Result<(Array2<f32>, ModuleSurvival), SurgeryError> {
-    let (module, cols) = (target.module, target.cols);
-    check_shape(target, factors)?;
-    let mut weight = model.weight(target)?;
-    let mut views: Vec<_> = weight.rows_mut().into_iter().enumerate().collect();
-    let products = views
-        .par_iter_mut()
-        .map_init(
-            || vec![0.0; cols],
-            |delta, (row, weights)| {
-                delta_row(factors, scale, *row, delta);
-                merge_row(weights, delta).map_err(|(col, value)| (*row, col, value))
-            },
-        )
-        .collect::<Vec<_>>();
-    let mut left = ModuleSurvival { module, kept: 0.0, wanted: 0.0 };
-    for products in products {
-        let (kept, wanted) = products.map_err(|(row, col, value)| SurgeryError::NotFinite {
-            module,
-            row,
-            col,
-            value,
-        })?;
-        left.kept += kept;
-        left.wanted += wanted;
-    }
-    Ok((weight, left))
-}
-
-/// Merges one row in place; the row's ⟨W' − W, ΔW⟩ and ⟨ΔW, ΔW⟩, or the first column whose sum
-/// is not finite.
-fn merge_row(weights: &mut ArrayViewMut1<f32>, delta: &[f64]) -> Result<(f64, f64), (usize, f32)> {
-    let (mut kept, mut wanted) = (0.0, 0.0);
-    for (col, (w, &d)) in weights.iter_mut().zip(delta).enumerate() {
-        let merged = merged_f32(*w, d);
-        if !merged.is_finite() {
-            return Err((col, merged));
-        }
-        kept += (f64::from(merged) - f64::from(*w)) * d;
-        wanted += d * d;
-        *w = merged;
-    }
-    Ok((kept, wanted))
-}
-
-/// The edits that make `weight` the weight of the target's node and of no other.
-fn placed(
-    model: &OnnxModel,
-    target: &Target,
-    weight: &Array2<f32>,
-) -> Result<Vec<Edit>, SurgeryError> {
-    let name = &target.initializer;
-    let old =
-        model.initializer(name).ok_or_else(|| ModelError::NoInitializer { name: name.clone() })?;
-    if !target.shared {
-        let raw = bytes(weight, target.stored_transposed);
-        let tensor = with_data(old, raw);
-        return Ok(vec![Edit::ReplaceTensor { name: name.clone(), tensor }]);
-    }
-    let version = model.proto.ir_version();
-    if version < 4 {
-        return Err(SurgeryError::OldIr { module: target.module, version });
-    }
-    let graph = model.graph();
-    let own = free_name(graph, &format!("{name}.{}", target.module));
-    let site = target.node.as_ref().ok_or(ModelError::NoInitializer { name: name.clone() })?;
-    let (node_index, slot) = (site.index, site.weight_slot);
-    let node = graph.node.get(node_index);
-    let from = node.and_then(|n| n.input.get(slot)).cloned().unwrap_or_default();
-    // The copy is read directly, whatever Identity or Transpose led to the original, so it has
-    // the layout of MatMul's right operand.
-    let tensor = f32_tensor(&own, &[target.cols, target.rows], bytes(weight, true));
-    Ok(vec![Edit::AddInitializer(tensor), Edit::RewireInput { node_index, slot, from, to: own }])
-}
-
-fn bytes(weight: &Array2<f32>, transposed: bool) -> Bytes {
-    let turned = transposed.then(|| weight.t().as_standard_layout().into_owned());
-    let mut bytes = Vec::with_capacity(weight.len() * 4);
-    turned
-        .as_ref()
-        .unwrap_or(weight)
-        .iter()
-        .for_each(|x| bytes.extend_from_slice(&x.to_le_bytes()));
-    bytes.into()
-}
-
-/// `old` with other values, inline.
-fn with_data(old: &TensorProto, raw: Bytes) -> TensorProto {
-    TensorProto {
-        name: old.name.clone(),
-        dims: old.dims.clone(),
-        data_type: old.data_type,
-        doc_string: old.doc_string.clone(),
-        metadata_props: old.metadata_props.clone(),
-        raw_data: Some(raw),
-        ..TensorProto::default()
-    }
+    let proto = model.inline(proto)?;
+    Ok(Merged { proto, survival: merge.survival() })
 }

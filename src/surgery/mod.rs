@@ -1,11 +1,12 @@
 //! Every edit of a model goes through one patch that checks before it applies.
 //!
-//! [`Patch`] edits a graph or leaves it untouched. [`merge`] writes an adapter into the
-//! weights and says how much of it survived the rounding; [`verify_merged`] proves that a
+//! [`Patch`] edits a graph or leaves it untouched. [`OnnxMerge`] writes adapters into the
+//! weights, each when its turn comes, and says how much survived the rounding; [`verify_merged`] proves that a
 //! model is exactly a base and an adapter. [`graft`] leaves the weights alone and puts the adapter
 //! beside them, its values an input that can be overridden. [`CheckpointMerge`] and [`verify_checkpoint`] do the
 //! same for safetensors, file by file and piece by piece, whatever the size of the model.
 
+mod addend;
 mod error;
 mod graft;
 mod graft_error;
@@ -14,6 +15,7 @@ mod lasttoken;
 mod lowrank;
 mod merge;
 mod merge_checkpoint;
+mod merging;
 mod patch;
 mod patch_check;
 mod patch_error;
@@ -23,14 +25,16 @@ mod survival;
 mod values;
 mod verify;
 mod verify_checkpoint;
+mod whole;
 
+pub use addend::Addend;
 pub use error::SurgeryError;
 pub use graft::{Grafted, graft};
 pub use graft_error::GraftError;
 pub use grafted::{MIXING, VALUES, refuse_grafted};
 pub use lasttoken::last_token_patch;
 pub use lowrank::{LowRank, lowrank_patch, mixing_of};
-pub use merge::{Merged, merge};
+pub use merge::{Merged, OnnxMerge, merge};
 pub use merge_checkpoint::CheckpointMerge;
 pub use patch::{Edit, Patch};
 pub use patch_check::free_name;

@@ -1,15 +1,15 @@
 //! Whether a model is exactly a base with an adapter merged into it.
 
-use super::{SurgeryError, merge, verify_checkpoint};
+use super::{Addend, OnnxMerge, SurgeryError, verify_checkpoint};
 use crate::{
     format::Header,
     model::{
-        ElementType, Model, OnnxModel, Targets,
+        Contents, ElementType, Model, OnnxModel, Surplus, Targets,
         proto::{GraphProto, ModelProto, TensorProto},
     },
     projection::Factors,
 };
-use prost::Message;
+use prost::{Message, bytes::Bytes};
 use std::collections::BTreeMap;
 
 /// One thing in which a model differs from what it should be.
@@ -51,7 +51,8 @@ pub fn verify_model(
 /// Merges the adapter into the base again and compares the result with `merged`, bit for bit:
 /// every weight, every other initializer, every node, input, output, operator set and
 /// property. The empty list is the proof. The order of initializers and whether their bytes
-/// lie in the file or beside it do not matter.
+/// lie in the file or beside it do not matter. What the files hold beyond the fields this crate
+/// knows must be the same bytes.
 pub fn verify_merged(
     base: &OnnxModel,
     targets: &Targets,
@@ -60,13 +61,41 @@ pub fn verify_merged(
     merged: &OnnxModel,
     threads: usize,
 ) -> Result<Vec<Mismatch>, SurgeryError> {
-    let proto = merge(base, targets, header, factors, threads)?.proto;
-    // The base's path, so that external data left as they were resolve.
-    let expected = OnnxModel { proto, path: base.path.clone() };
-    let mut mismatches = properties(&expected.proto, &merged.proto);
-    mismatches.extend(structure(expected.graph(), merged.graph()));
-    mismatches.extend(tensors(&expected, merged)?);
+    let addends = [Addend::whole(header, factors)];
+    let mut expected = Expected { base, merge: OnnxMerge::new(base, targets, &addends, threads)? };
+    let mut mismatches = properties(expected.merge.proto(), &merged.proto);
+    let graph = expected.merge.proto().graph.clone().unwrap_or_default();
+    mismatches.extend(structure(&graph, merged.graph()));
+    mismatches.extend(tensors(&mut expected, &graph.initializer, merged)?);
+    mismatches.extend(surplus(&base.surplus(), &merged.surplus()));
     Ok(mismatches)
+}
+
+/// The base with the adapter merged in, one weight at a time.
+struct Expected<'a> {
+    base: &'a OnnxModel,
+    merge: OnnxMerge<'a>,
+}
+
+impl Expected<'_> {
+    fn bytes(&mut self, tensor: &TensorProto) -> Result<Bytes, SurgeryError> {
+        match self.merge.changes(tensor.name()) {
+            true => self.merge.bytes(tensor.name()),
+            false => Ok(self.base.tensor_bytes(tensor)?),
+        }
+    }
+}
+
+/// What the two files hold beyond what their messages say.
+fn surplus(expected: &[&Surplus], found: &[&Surplus]) -> Option<Mismatch> {
+    let only = |a: &[&Surplus], b: &[&Surplus]| {
+        a.iter().filter(|surplus| !b.contains(surplus)).map(|s| s.what.clone()).collect::<Vec<_>>()
+    };
+    let (lacks, has) = (only(expected, found), only(found, expected));
+    let count = lacks.len().max(has.len()).max(expected.len().abs_diff(found.len()));
+    let first = lacks.into_iter().chain(has).chain(found.first().map(|s| s.what.clone())).next();
+    let detail = format!("differ, first those of {}", first.unwrap_or_default());
+    (count > 0).then_some(Mismatch { what: "unknown fields".into(), detail, count })
 }
 
 /// Compares what was encoded, because `==` takes −0 for +0 and a NaN for another number.
@@ -147,7 +176,11 @@ fn structure(expected: &GraphProto, found: &GraphProto) -> Vec<Mismatch> {
     mismatches
 }
 
-fn tensors(expected: &OnnxModel, found: &OnnxModel) -> Result<Vec<Mismatch>, SurgeryError> {
+fn tensors(
+    expected: &mut Expected<'_>,
+    tensors: &[TensorProto],
+    found: &OnnxModel,
+) -> Result<Vec<Mismatch>, SurgeryError> {
     let mut others: BTreeMap<&str, &TensorProto> =
         found.graph().initializer.iter().map(|t| (t.name(), t)).collect();
     let mut mismatches = Vec::new();
@@ -155,7 +188,7 @@ fn tensors(expected: &OnnxModel, found: &OnnxModel) -> Result<Vec<Mismatch>, Sur
         let what = format!("initializer {name:?}");
         mismatches.push(Mismatch { what, detail: detail.into(), count });
     };
-    for tensor in &expected.graph().initializer {
+    for tensor in tensors {
         let name = tensor.name();
         let Some(other) = others.remove(name) else {
             report(name, "is missing", 1);
@@ -184,7 +217,7 @@ fn labels(tensor: &TensorProto) -> TensorProto {
 /// The first difference between the values of two tensors of one type and shape, and the number
 /// of values that differ.
 fn values(
-    expected: &OnnxModel,
+    expected: &mut Expected<'_>,
     tensor: &TensorProto,
     found: &OnnxModel,
     other: &TensorProto,
@@ -199,7 +232,7 @@ fn values(
         let differ = !same(tensor, other);
         return Ok(differ.then(|| ("has other values".into(), 1)));
     }
-    let (a, b) = (expected.tensor_bytes(tensor)?, found.tensor_bytes(other)?);
+    let (a, b) = (expected.bytes(tensor)?, found.tensor_bytes(other)?);
     if a == b {
         return Ok(None);
     }

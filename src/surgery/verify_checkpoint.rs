@@ -1,6 +1,6 @@
 //! Whether a safetensors checkpoint is exactly a base with an adapter merged into it.
 
-use super::{CheckpointMerge, Mismatch, SurgeryError};
+use super::{Addend, CheckpointMerge, Mismatch, SurgeryError};
 use crate::{
     format::Header,
     model::{Checkpoint, ElementType, Shard, Targets, Tensor, TensorReader},
@@ -20,7 +20,8 @@ pub fn verify_checkpoint(
     merged: &Checkpoint,
     threads: usize,
 ) -> Result<Vec<Mismatch>, SurgeryError> {
-    let mut expected = CheckpointMerge::new(base, targets, header, factors, threads)?;
+    let mut expected =
+        CheckpointMerge::new(base, targets, &[Addend::whole(header, factors)], threads)?;
     let mut mismatches = Vec::new();
     if properties(base) != properties(merged) {
         mismatches.push(Mismatch { what: "metadata".into(), detail: "differs".into(), count: 1 });

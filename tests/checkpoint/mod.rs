@@ -53,12 +53,13 @@ pub fn nearest(dtype: Dtype, x: f32) -> f32 {
 
 pub fn onnx(name: &str) -> OnnxModel {
     let exports = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/exports/optimum-fp32");
-    OnnxModel::load(&exports.join(name)).unwrap()
+    let model = OnnxModel::load(&exports.join(name)).unwrap();
+    OnnxModel::from_proto(model.inlined().unwrap(), model.path).unwrap()
 }
 
 /// The export of a checkpoint of the type: its modules hold values of the type, as fp32.
 pub fn onnx_of(name: &str, dtype: Dtype) -> OnnxModel {
-    let OnnxModel { mut proto, path } = onnx(name);
+    let OnnxModel { mut proto, path, .. } = onnx(name);
     let targets = onnx(name).targets().unwrap();
     let names: Vec<_> = targets.targets.iter().map(|t| t.initializer.as_str()).collect();
     let graph: &mut GraphProto = proto.graph.as_mut().unwrap();

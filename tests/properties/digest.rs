@@ -213,7 +213,7 @@ fn merged(
         weight.zip_mut_with(&delta(factors, header.scale), |w, &d| *w = merged_f32(*w, d));
     }
     let merged = match result {
-        Ok(merged) => OnnxModel { proto: merged.proto, path: base.path.clone() },
+        Ok(merged) => OnnxModel::from_proto(merged.proto, base.path.clone()).unwrap(),
         Err(SurgeryError::NotFinite { module, row, col, value }) => {
             let (_, weight) = expected.iter().find(|(m, _)| *m == module).unwrap();
             assert!(!value.is_finite() && weight[[row, col]].to_bits() == value.to_bits());

@@ -19,6 +19,12 @@ pub(super) fn find(checkpoint: &Checkpoint, naming: &Naming) -> Result<Targets, 
     let mut claims = BTreeMap::<ModuleId, &str>::new();
     let mut skipped = Vec::new();
     let mut layers = 0;
+    let names = checkpoint.tensors().flat_map(|tensor| {
+        [tensor.name.as_str()].into_iter().chain(tensor.name.strip_suffix(".weight"))
+    });
+    if let Some(rule) = naming.unused(&names.collect::<Vec<_>>()) {
+        return Err(ModelError::UnusedRule { rule });
+    }
     for tensor in checkpoint.tensors() {
         if let Some(layer) = layer_of_tensor(&tensor.name) {
             layers = layers.max(usize::from(layer) + 1);
@@ -30,7 +36,9 @@ pub(super) fn find(checkpoint: &Checkpoint, naming: &Naming) -> Result<Targets, 
             continue;
         };
         for module in claim.modules() {
-            layers = layers.max(usize::from(module.layer) + 1);
+            if module != ModuleId::LM_HEAD {
+                layers = layers.max(usize::from(module.layer) + 1);
+            }
             if let Some(first) = claims.insert(module, &tensor.name) {
                 let (first, second) = (first.to_owned(), tensor.name.clone());
                 return Err(ModelError::ClaimedTwice { module, first, second });
@@ -50,15 +58,15 @@ pub(super) fn find(checkpoint: &Checkpoint, naming: &Naming) -> Result<Targets, 
         }
         .into());
     }
-    if checkpoint.tensor(HEAD).is_none() {
-        let reason = format!("{NO_HEAD}; its matrix is the embedding's and not stored again");
+    if checkpoint.tensor(HEAD).is_none() && checkpoint.tensor(EMBEDDING).is_some() {
+        let reason = "the head's matrix is the embedding's and not stored again".into();
         skipped.push(Skipped { name: HEAD.into(), reason });
     }
     Ok(Targets::complete(found, skipped, layers, naming.covered()))
 }
 
 const HEAD: &str = "lm_head.weight";
-const NO_HEAD: &str = "the head is not among the seven linear roles";
+const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// The modules of a tensor, or why they cannot be adapted.
 fn examine(tensor: &Tensor, claim: Claim, heads: Option<&Heads>) -> Result<Vec<Target>, String> {
@@ -119,9 +127,6 @@ fn sizes(claim: Claim, rows: usize, heads: Option<&Heads>) -> Result<Vec<usize>,
 /// values is named, not its scales.
 fn other(tensor: &Tensor) -> Option<String> {
     let name = &tensor.name;
-    if name == HEAD {
-        return Some(NO_HEAD.into());
-    }
     if ["qweight", "weight_packed"].iter().any(|end| name.rsplit('.').next() == Some(end)) {
         let reason = "a quantised weight, which this version does not adapt; use the checkpoint it \
                       was made from";

@@ -1,0 +1,225 @@
+//! `tla bake`: a folder ready to deploy, and a manifest of what is in it.
+
+use super::{
+    CliError, Output, Verdict,
+    base::Base,
+    destination::Destination,
+    files::{self, FileError},
+    manifest::{self, Ingredient, Manifest},
+    merge::Percent,
+    names::Names,
+    output::hex,
+    sum::{Integers, Sum},
+    threads::Threads,
+};
+use crate::{
+    model::{Model, ModelError},
+    surgery::{SurgeryError, Survival, graft},
+};
+use serde::Serialize;
+use std::{
+    ffi::OsString,
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+/// Make a folder that is ready to deploy: the model with the adapter in it, and all beside it
+///
+/// The model is merged, or grafted with --graft; tokenizer, chat template and the configurations of
+/// transformers and onnxruntime-genai come along. `tla_manifest.json` names base, adapters and the
+/// digest of every file, which `tla verify OUTDIR` checks. A merge that loses most of the update
+/// writes nothing (exit status 1).
+#[derive(clap::Args)]
+pub struct Bake {
+    /// The model's folder
+    #[arg(value_name = "DIR")]
+    model: PathBuf,
+    /// The adapters; A.tla:0.5 is half of A.tla
+    #[arg(value_name = "A.tla[:WEIGHT]", required = true)]
+    adapters: Vec<OsString>,
+    /// The folder to make, which must not exist
+    #[arg(short, long, value_name = "OUTDIR")]
+    output: PathBuf,
+    /// Put the adapter beside the weights, as `tla graft` does, instead of merging it
+    #[arg(long, conflicts_with_all = ["requantise", "force"])]
+    graft: bool,
+    /// Fit the grid of integer weights to the merged values, in the blocks they have: more of a
+    /// small update survives, and scales change too
+    #[arg(long)]
+    requantise: bool,
+    /// Make the folder even if most of the update is lost
+    #[arg(long)]
+    force: bool,
+    /// Take an adapter that does not say which model it belongs to
+    #[arg(long)]
+    unbound: bool,
+    #[command(flatten)]
+    names: Names,
+    #[command(flatten)]
+    threads: Threads,
+}
+
+impl Bake {
+    /// Checks, makes the model, lists what is there.
+    pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
+        let sum = Sum::read(&self.adapters, self.unbound, out)?;
+        if fs::symlink_metadata(&self.output).is_ok() {
+            return Err(FileError::Exists { path: self.output.clone() }.into());
+        }
+        let base = Base::load(&self.model, &self.names)?;
+        // A path that ends in a separator is a folder, whatever its name.
+        let destination = Destination::new(&self.output.join(""), &base.model)?;
+        destination.check(&base.model, &[])?;
+        let factors = sum.factors(&base, &self.model, &self.threads)?;
+        let integers = match self.requantise {
+            true => Integers::OnANewGrid,
+            false => Integers::OnTheirGrid,
+        };
+        let created = destination.open()?;
+        let survival = match self.graft {
+            true => self.grafted(&sum, &base, &destination)?,
+            false => {
+                let (staged, survival) =
+                    sum.merged(&factors, &base, &destination, integers, &self.threads)?;
+                if survival.lost_most() && !self.force {
+                    return lost(&survival, out);
+                }
+                staged.place()?;
+                Some(survival)
+            }
+        };
+        let base_digest = base.digest(&self.threads).ok().map(|digest| hex(&digest));
+        let manifest = self.manifest(&sum, base_digest, survival.as_ref())?;
+        manifest.write(&self.output)?;
+        created.keep();
+        out.report(&Report {
+            output: Some(self.output.display().to_string()),
+            method: if self.graft { "graft" } else { "merge" },
+            survival: survival.as_ref().map(Survival::fraction),
+            modules: survival.iter().flat_map(lines).collect(),
+            files: manifest.files.len(),
+        })?;
+        Ok(Verdict::Yes)
+    }
+
+    fn grafted(
+        &self,
+        sum: &Sum,
+        base: &Base,
+        destination: &Destination,
+    ) -> Result<Option<Survival>, CliError> {
+        let [(adapter, 1.0)] = sum.adapters() else {
+            return Err(CliError::Usage(
+                "--graft takes one adapter without a weight. Merge several, or graft one and feed \
+                 the values of others"
+                    .into(),
+            ));
+        };
+        let Model::Onnx(model) = &base.model else {
+            let path = base.model.container().files().swap_remove(0);
+            return Err(ModelError::NoGraph { path }.into());
+        };
+        let threads = self.threads.count();
+        let grafted =
+            graft(model, &base.targets, &adapter.header, &adapter.v, threads).map_err(|error| {
+                match error {
+                    SurgeryError::Projection(error) => CliError::from(error),
+                    other => other.into(),
+                }
+            })?;
+        adapter.check_factors(grafted.factors_digest)?;
+        destination.write(&grafted.proto, model)?;
+        Ok(None)
+    }
+
+    fn manifest(
+        &self,
+        sum: &Sum,
+        base_digest: Option<String>,
+        survival: Option<&Survival>,
+    ) -> Result<Manifest, CliError> {
+        let checksum = |path: &Path| -> Result<String, CliError> {
+            let bytes = files::read(path)?;
+            let last = bytes.len().saturating_sub(32);
+            Ok(bytes[last..].iter().map(|byte| format!("{byte:02x}")).collect())
+        };
+        let adapters = sum.adapters().iter().map(|(adapter, weight)| {
+            Ok(Ingredient { checksum: checksum(&adapter.path)?, weight: *weight })
+        });
+        Ok(Manifest {
+            tla_manifest: 1,
+            method: if self.graft { "graft" } else { "merge" }.into(),
+            requantised: self.requantise,
+            base_digest,
+            adapters: adapters.collect::<Result<_, CliError>>()?,
+            survival: survival.map(Survival::fraction),
+            files: manifest::entries(&self.output)?,
+        })
+    }
+}
+
+fn lost(survival: &Survival, out: &mut Output) -> Result<Verdict, CliError> {
+    let left = Percent(survival.fraction());
+    out.say(format_args!(
+        "only {left} of the update survives the rounding, so nothing was written. Keep all of it with \
+         --graft, train a larger update, or write it anyway with --force."
+    ));
+    let modules = lines(survival).collect();
+    let survival = Some(survival.fraction());
+    out.report(&Report { output: None, method: "merge", survival, modules, files: 0 })?;
+    Ok(Verdict::No)
+}
+
+fn lines(survival: &Survival) -> impl Iterator<Item = ModuleLine> {
+    survival.modules.iter().map(|m| ModuleLine {
+        layer: m.module.layer,
+        role: m.module.role.name(),
+        survival: m.fraction(),
+    })
+}
+
+/// The line of JSON.
+#[derive(Serialize)]
+struct Report {
+    /// As named; null if nothing was written.
+    output: Option<String>,
+    /// `merge` or `graft`.
+    method: &'static str,
+    /// The part of the update that survived the rounding; null of a graft.
+    survival: Option<f64>,
+    /// The same for each module, sorted.
+    modules: Vec<ModuleLine>,
+    /// Files but the manifest.
+    files: usize,
+}
+
+#[derive(Serialize)]
+struct ModuleLine {
+    layer: u16,
+    role: &'static str,
+    survival: f64,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { output, files, modules, .. } = self;
+        match (output, self.survival.map(Percent)) {
+            (None, left) => {
+                let left = left.unwrap_or(Percent(0.0));
+                writeln!(
+                    f,
+                    "not written: {left} of the update survives in {} modules",
+                    modules.len()
+                )
+            }
+            (Some(output), None) => writeln!(f, "{output}: {files} files, the model grafted"),
+            (Some(output), Some(left)) => {
+                let modules = modules.len();
+                writeln!(
+                    f,
+                    "{output}: {files} files, {left} of the update survives in {modules} modules"
+                )
+            }
+        }
+    }
+}

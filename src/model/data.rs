@@ -1,0 +1,262 @@
+//! The data files of a changed model: copied with the changed ranges replaced, renamed within
+//! their folder, or left alone.
+
+use super::{
+    Contents, ModelError, OnnxModel, Staged, external,
+    proto::ModelProto,
+    write::{self, refuse_overwriting},
+};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs::{self, File},
+    io,
+    path::{Component, Path, PathBuf},
+};
+
+/// A changed stretch of a data file.
+#[derive(Debug)]
+struct Range {
+    start: u64,
+    length: u64,
+    name: String,
+}
+
+/// A data file to be written.
+#[derive(Debug)]
+struct DataFile {
+    source: PathBuf,
+    size: u64,
+    /// Its place, relative to the output's folder.
+    location: PathBuf,
+    /// Sorted, without overlap.
+    ranges: Vec<Range>,
+}
+
+/// The data files that a model needs in another place.
+#[derive(Debug, Default)]
+pub(super) struct DataFiles {
+    files: Vec<DataFile>,
+    held: HashSet<String>,
+    place: PathBuf,
+}
+
+impl DataFiles {
+    /// The data files of `proto`, which was made from `base` and goes to `out` in the folder
+    /// `home`. In `proto` the locations become those of the output.
+    pub fn plan<C: Contents>(
+        base: &OnnxModel,
+        proto: &mut ModelProto,
+        out: &Path,
+        home: &Path,
+        contents: &C,
+    ) -> Result<Self, ModelError> {
+        let io = |e| ModelError::io("read", base.folder(), e);
+        let stays = fs::canonicalize(base.folder()).map_err(io)? == home;
+        let graph = proto.graph.get_or_insert_default();
+        let mut uses = BTreeMap::<PathBuf, Vec<Use>>::new();
+        for tensor in graph.initializer.iter().filter(|t| external::is_beside(t)) {
+            let region = external::locate(&base.path, tensor)?;
+            let (start, length) = (region.offset, region.length);
+            let location = plain(external::location(tensor));
+            let changed = contents.changes(tensor.name());
+            let range = Range { start, length, name: tensor.name().into() };
+            uses.entry(region.path).or_default().push(Use { location, changed, range });
+        }
+        let mut files = BTreeMap::<PathBuf, DataFile>::new();
+        let mut held = HashSet::new();
+        for (source, mut uses) in uses {
+            let meta = fs::metadata(&source).map_err(|e| ModelError::io("read", &source, e))?;
+            uses.sort_by_key(|u| (u.range.start, u.range.length));
+            let alone = alone(&uses);
+            for (Use { location, changed, range }, alone) in uses.into_iter().zip(alone) {
+                let (source, size) = (source.clone(), meta.len());
+                let file = files.entry(location.clone()).or_insert_with(|| DataFile {
+                    source,
+                    size,
+                    location,
+                    ranges: Vec::new(),
+                });
+                if changed && alone {
+                    held.insert(range.name.clone());
+                    file.ranges.push(range);
+                }
+            }
+        }
+        let mut moved = BTreeMap::new();
+        if stays {
+            files.retain(|_, file| !file.ranges.is_empty());
+            for (location, file) in &mut files {
+                file.location = renamed(location, &base.path, out);
+                moved.insert(location.clone(), file.location.clone());
+            }
+        }
+        for tensor in graph.initializer.iter_mut().filter(|t| external::is_beside(t)) {
+            let location = plain(external::location(tensor));
+            if contents.changes(tensor.name()) && !held.contains(tensor.name()) {
+                // Others read the same bytes, so it gets its own, in the model file.
+                *tensor = external::promised(std::mem::take(tensor));
+            } else if let Some(moved) = moved.get(&location) {
+                external::relocate(tensor, &slashed(moved));
+            }
+        }
+        let files = Self { files: files.into_values().collect(), held, place: out.into() };
+        files.check(base, home)?;
+        Ok(files)
+    }
+
+    /// Whether the contents of this initializer lie in a data file.
+    pub fn holds(&self, name: &str) -> bool {
+        self.held.contains(name)
+    }
+
+    fn check(&self, base: &OnnxModel, home: &Path) -> Result<(), ModelError> {
+        // What an output that is replaced has beside it is replaced with it.
+        let mut replaced = None;
+        for file in &self.files {
+            let place = home.join(&file.location);
+            if self.place.file_name().is_some_and(|name| home.join(name) == place) {
+                return Err(ModelError::OnePlace { path: place });
+            }
+            let Ok(meta) = fs::metadata(&place) else { continue };
+            if !meta.is_file() {
+                return Err(ModelError::NotAFile { path: place });
+            }
+            refuse_overwriting(&place, base)?;
+            if meta.permissions().readonly() {
+                let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+                return Err(ModelError::io("write", &place, denied));
+            }
+            let own = replaced.get_or_insert_with(|| {
+                let old = OnnxModel::load(&self.place).map(|old| old.files()).unwrap_or_default();
+                old.iter().filter_map(|path| fs::canonicalize(path).ok()).collect::<Vec<_>>()
+            });
+            if !fs::canonicalize(&place).is_ok_and(|path| own.contains(&path)) {
+                return Err(ModelError::DataTaken { path: place });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes them beside their places in the folder `home`.
+    pub fn stage<C: Contents>(
+        &self,
+        staged: &mut Staged,
+        home: &Path,
+        base: &OnnxModel,
+        contents: &mut C,
+    ) -> Result<(), C::Error> {
+        for file in &self.files {
+            let place = home.join(&file.location);
+            let made = staged.make_folders(home, &file.location);
+            if !made.map_err(|e| ModelError::io("write", &place, e))? {
+                let name = base.path.display().to_string();
+                let location = slashed(&file.location);
+                return Err(ModelError::ExternalEscapes { name, location }.into());
+            }
+            let mut new = Staged::new_file(&place)?;
+            file.write(new.as_file_mut(), &place, contents)?;
+            staged.push(new, place)?;
+        }
+        Ok(())
+    }
+}
+
+impl DataFile {
+    fn write<C: Contents>(
+        &self,
+        out: &mut File,
+        place: &Path,
+        contents: &mut C,
+    ) -> Result<(), C::Error> {
+        let from = &self.source;
+        let mut source = File::open(from).map_err(|e| ModelError::io("read", from, e))?;
+        let mut written = 0;
+        for Range { start, length, name } in &self.ranges {
+            write::copy((&mut source, from), written..*start, (out, place))?;
+            write::give(contents, name, *length, (out, place))?;
+            written = start.saturating_add(*length);
+        }
+        Ok(write::copy((&mut source, from), written..self.size, (out, place))?)
+    }
+}
+
+/// An initializer in a data file.
+struct Use {
+    location: PathBuf,
+    changed: bool,
+    range: Range,
+}
+
+/// Which of the sorted `uses` of a file share none of their bytes with another.
+fn alone(uses: &[Use]) -> Vec<bool> {
+    let end = |u: &Use| u.range.start.saturating_add(u.range.length);
+    let (mut alone, mut before, mut furthest) = (vec![true; uses.len()], 0, 0);
+    for (index, this) in uses.iter().enumerate() {
+        if index > 0 && this.range.start < furthest {
+            (alone[index], alone[before]) = (false, false);
+        }
+        if end(this) >= furthest {
+            (before, furthest) = (index, end(this));
+        }
+    }
+    alone
+}
+
+/// A location that was checked, without the parts that mean nothing.
+fn plain(location: &str) -> PathBuf {
+    Path::new(location).components().filter(|c| matches!(c, Component::Normal(_))).collect()
+}
+
+fn slashed(location: &Path) -> String {
+    let parts = location.components().map(|part| part.as_os_str().to_string_lossy());
+    parts.collect::<Vec<_>>().join("/")
+}
+
+/// The location of a data file of `model` for `out` in the same folder.
+fn renamed(location: &Path, model: &Path, out: &Path) -> PathBuf {
+    let text =
+        |name: Option<&std::ffi::OsStr>| name.unwrap_or_default().to_string_lossy().into_owned();
+    let (name, old, new) =
+        (text(location.file_name()), text(model.file_name()), text(out.file_name()));
+    location.with_file_name(match name.strip_prefix(&old) {
+        Some(rest) => new + rest,
+        None => format!("{}.{name}", text(out.file_stem())),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_file_takes_the_name_of_the_output() {
+        let name = |location: &str| {
+            slashed(&renamed(
+                Path::new(location),
+                Path::new("a/model.onnx"),
+                Path::new("a/out.onnx"),
+            ))
+        };
+        assert_eq!(name("model.onnx.data"), "out.onnx.data");
+        assert_eq!(name("model.onnx_data"), "out.onnx_data");
+        assert_eq!(name("sub/model.onnx.data"), "sub/out.onnx.data");
+        assert_eq!(name("weights"), "out.weights");
+        assert_eq!(name("sub/weights.bin"), "sub/out.weights.bin");
+    }
+
+    #[test]
+    fn stretches_that_share_a_byte_are_not_alone() {
+        let of = |ranges: &[(u64, u64)]| {
+            let uses = ranges.iter().map(|&(start, length)| Use {
+                location: PathBuf::new(),
+                changed: true,
+                range: Range { start, length, name: String::new() },
+            });
+            alone(&uses.collect::<Vec<_>>())
+        };
+        assert_eq!(of(&[(0, 4), (4, 4), (8, 0), (8, 4)]), [true; 4]);
+        assert_eq!(of(&[(0, 4), (0, 4), (4, 4)]), [false, false, true]);
+        assert_eq!(of(&[(0, 9), (1, 1), (8, 1), (9, 1)]), [false, false, false, true]);
+        assert_eq!(of(&[(0, 2), (1, 9), (3, 1)]), [false, false, false]);
+    }
+}
