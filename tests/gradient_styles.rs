@@ -44,7 +44,7 @@ fn matrix(seed: u64, rows: usize, columns: usize, size: f32) -> Array2<f32> {
     Array2::from_shape_vec((rows, columns), values).unwrap()
 }
 
-/// Three rows of 9, 5 and 1 tokens and more, the answers their ends.
+/// Rows of 9, 5 and 3 tokens, the answers their ends.
 fn batch() -> MicroBatch {
     let (lengths, length) = ([9usize, 5, 3], 9usize);
     let mut batch = MicroBatch { rows: lengths.len(), ..MicroBatch::default() };
@@ -53,9 +53,10 @@ fn batch() -> MicroBatch {
         let ids: Vec<i64> = ids.iter().map(|x| ((x + 1.0) * 127.0) as i64).collect();
         batch.mask.extend((0..length).map(|k| i64::from(k < own)));
         batch.positions.extend((0..length).map(|k| k.min(own - 1) as i64));
-        for k in own.saturating_sub(4).max(1)..own {
+        let answer = own.saturating_sub(4).max(1)..own;
+        batch.labels.extend_from_slice(&ids[answer.clone()]);
+        for k in answer {
             batch.predicted_from.push((row * length + k - 1) as i64);
-            batch.labels.push(ids[k]);
             batch.advantages.push(if row == 1 { -0.7 } else { 1.0 });
             batch.sampled_logprobs.push(0.0);
         }

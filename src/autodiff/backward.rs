@@ -98,19 +98,20 @@ impl<'a> Backward<'a> {
     }
 
     /// A weight for the backward pass. One that is dequantised on the way is dequantised again
-    /// from a second name of its bytes: it need not outlast the forward pass, whose nodes the
-    /// runtime fuses as it does in a rollout because nothing else reads them.
+    /// from second names of its bytes: it need not outlast the forward pass, whose nodes the
+    /// runtime fuses as it does in a rollout because nothing else reads what they read.
     pub(super) fn weight(&mut self, tensor: &str) -> String {
         let made = self.index.producer(tensor);
         let Some(node) = made.filter(|n| n.op_type() == "DequantizeLinear") else {
             return tensor.to_owned();
         };
-        let stored = node.input.first().and_then(|name| self.index.constant(name));
-        let Some(stored) = stored.cloned() else { return tensor.to_owned() };
-        let (kind, dims) = (DataType::try_from(stored.data_type()), stored.dims.clone());
-        let Ok(kind) = kind else { return tensor.to_owned() };
         let mut again = node.clone();
-        again.input[0] = self.alias(stored, kind, &dims);
+        for name in again.input.iter_mut().filter(|name| !name.is_empty()) {
+            let Some(stored) = self.index.constant(name).cloned() else { return tensor.to_owned() };
+            let kind = DataType::try_from(stored.data_type()).unwrap_or(DataType::Undefined);
+            let dims = stored.dims.clone();
+            *name = self.alias(stored, kind, &dims);
+        }
         let output = format!("{PREFIX}{}_{}", self.nodes.len(), node.op_type());
         again.name = Some(output.clone());
         again.output = vec![output.clone()];

@@ -1,6 +1,7 @@
 //! A language model that answers: tokenizer, chat template, sampling, rollouts.
 
 mod error;
+pub mod last_token;
 pub mod live;
 pub mod rollout;
 pub mod sampling;

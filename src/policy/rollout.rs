@@ -74,7 +74,7 @@ pub fn rollout(
     if answers.is_empty() || plan.max_tokens == 0 {
         return Ok(answers);
     }
-    let prefill = Prefill::new(plan);
+    let prefill = Prefill::new(plan, graph.interface.padded_right);
     let rows = Rows {
         batch: plan.prompts.len(),
         ids: &prefill.ids,
@@ -95,24 +95,31 @@ pub fn rollout(
     Ok(answers)
 }
 
-/// Prompts padded on the left to one length.
+/// Prompts padded to one length, on the left unless the model's attention wants it on the right.
 struct Prefill {
     length: usize,
     ids: Vec<i64>,
     mask: Vec<i64>,
     positions: Vec<i64>,
+    /// Where the last token of each prompt is.
+    ends: Vec<usize>,
 }
 
 impl Prefill {
-    fn new(plan: &RolloutPlan<'_>) -> Self {
+    fn new(plan: &RolloutPlan<'_>, padded_right: bool) -> Self {
         let length = plan.prompts.iter().map(Vec::len).max().unwrap_or(0);
-        let mut made = Self { length, ids: Vec::new(), mask: Vec::new(), positions: Vec::new() };
+        let (ids, mask, positions, ends) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut made = Self { length, ids, mask, positions, ends };
         for prompt in plan.prompts {
-            let padding = length - prompt.len();
-            made.ids.extend(std::iter::repeat_n(i64::from(plan.pad), padding));
+            let before = if padded_right { 0 } else { length - prompt.len() };
+            let own = before..before + prompt.len();
+            made.ids.extend(std::iter::repeat_n(i64::from(plan.pad), before));
             made.ids.extend(prompt.iter().map(|t| i64::from(*t)));
-            made.mask.extend((0..length).map(|k| i64::from(k >= padding)));
-            made.positions.extend((0..length).map(|k| k.saturating_sub(padding) as i64));
+            made.ids.extend(std::iter::repeat_n(i64::from(plan.pad), length - own.end));
+            made.mask.extend((0..length).map(|k| i64::from(own.contains(&k))));
+            let last = prompt.len().saturating_sub(1);
+            made.positions.extend((0..length).map(|k| k.saturating_sub(before).min(last) as i64));
+            made.ends.push(own.end.saturating_sub(1));
         }
         made
     }
@@ -123,6 +130,8 @@ struct Row {
     answer: usize,
     last: u32,
     position: i64,
+    /// Where the last token is among those of the last run.
+    end: usize,
     done: bool,
     mask: Vec<i64>,
 }
@@ -142,6 +151,7 @@ impl Live {
                     answer,
                     last: plan.pad,
                     position: plan.prompts[prompt].len() as i64,
+                    end: prefill.ends[prompt],
                     done: false,
                     mask: prefill.mask[from..from + prefill.length].to_vec(),
                 }
@@ -150,7 +160,8 @@ impl Live {
         Self { rows, cache }
     }
 
-    /// Chooses the next token of every row from the last position of the logits' row in `picks`.
+    /// Chooses the next token of every row from the logits' row in `picks`, at the row's last token
+    /// or at the one position the graph was cut to.
     fn choose(
         &mut self,
         plan: &RolloutPlan<'_>,
@@ -168,8 +179,8 @@ impl Live {
         };
         let values = logits.to_f32("logits")?;
         for (row, pick) in self.rows.iter_mut().zip(picks).filter(|(row, _)| !row.done) {
-            let end = (pick + 1) * length * vocabulary;
-            let scores = &values[end - vocabulary..end];
+            let place = pick * length + row.end.min(length - 1);
+            let scores = &values[place * vocabulary..][..vocabulary];
             let answer = &mut answers[row.answer];
             let (token, logprob) = match plan.decoding {
                 Decoding::Greedy => (greedy(scores)?, 0.0),
@@ -218,6 +229,7 @@ impl Live {
         self.cache = cache;
         for row in &mut self.rows {
             row.position += 1;
+            row.end = 0;
         }
         Ok(logits)
     }

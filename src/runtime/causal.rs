@@ -33,12 +33,16 @@ impl Slot {
 pub struct Interface {
     slots: Vec<Slot>,
     positions: bool,
+    /// Whether attention counts the tokens of a row in place of looking at which are masked, so
+    /// that only the end of a row may be padding.
+    pub padded_right: bool,
     /// The number of tokens the logits distinguish, if the graph states it.
     pub vocabulary: Option<usize>,
 }
 
 const IDS: &str = "input_ids";
-const MASK: &str = "attention_mask";
+/// The input that tells tokens from padding.
+pub const MASK: &str = "attention_mask";
 const POSITIONS: &str = "position_ids";
 /// The output that holds the scores of the next token.
 pub const LOGITS: &str = "logits";
@@ -69,7 +73,8 @@ impl Interface {
             Some(Dim::Fixed(n)) => usize::try_from(n).ok(),
             _ => embedded(graph),
         };
-        Ok(Self { slots, positions: input(POSITIONS).is_some(), vocabulary })
+        let padded_right = graph.node.iter().any(|n| n.op_type() == "GroupQueryAttention");
+        Ok(Self { slots, positions: input(POSITIONS).is_some(), padded_right, vocabulary })
     }
 
     /// The inputs of one run, in a fixed order.

@@ -18,7 +18,7 @@ mod measure;
 mod session;
 mod tensor;
 
-pub use causal::{Cache, CausalGraph, Interface, LOGITS, Rows};
+pub use causal::{Cache, CausalGraph, Interface, LOGITS, MASK, Rows};
 pub use error::RuntimeError;
 #[cfg(feature = "load")]
 pub use locate::{Candidate, candidates};

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use super::{TrainError, gradient::GradientGraph};
 use crate::{
+    autodiff::lowering::opset,
     format::{ModuleId, Split},
     model::{OnnxModel, Targets, proto::ModelProto},
-    policy::voice::Voice,
+    policy::{last_token::own_last_token_patch, voice::Voice},
     projection::{Basis, basis},
-    runtime::{CausalGraph, LOGITS, SessionOptions},
+    runtime::{CausalGraph, Interface, LOGITS, SessionOptions},
     surgery::{LowRank, last_token_patch, lowrank_patch},
 };
 
@@ -106,7 +107,8 @@ pub fn graft(
         let target = targets.get(*module).ok_or(TrainError::NotATarget { module: *module })?;
         paths.push(LowRank::new(target, basis, split)?);
     }
-    let mut proto = model.inlined()?;
+    let mut proto = model.proto.clone();
+    opset::raise(&mut proto, opset::RULES)?;
     let graph = proto.graph.as_mut().ok_or(TrainError::NoGraph)?;
     lowrank_patch(graph, &paths, rank)?.apply(graph)?;
     Ok(proto)
@@ -118,7 +120,11 @@ pub fn graft(
 /// If the cut does not fit the graph.
 pub fn for_rollouts(mut grafted: ModelProto) -> Result<ModelProto, TrainError> {
     let graph = grafted.graph.as_mut().ok_or(TrainError::NoGraph)?;
-    if let Some(patch) = last_token_patch(graph, LOGITS) {
+    let cut = match Interface::of(graph)?.padded_right {
+        true => own_last_token_patch(graph, LOGITS),
+        false => last_token_patch(graph, LOGITS),
+    };
+    if let Some(patch) = cut {
         patch.apply(graph)?;
     }
     Ok(grafted)

@@ -91,3 +91,48 @@ fn modernise(node: &mut NodeProto, added: &mut Vec<crate::model::proto::TensorPr
 fn is_standard(domain: &str) -> bool {
     matches!(domain, "" | "ai.onnx")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{
+        node::node,
+        proto::{GraphProto, OperatorSetIdProto},
+    };
+
+    fn model(version: i64, nodes: Vec<NodeProto>) -> ModelProto {
+        let standard = OperatorSetIdProto { version: Some(version), ..Default::default() };
+        ModelProto {
+            ir_version: Some(7),
+            opset_import: vec![standard],
+            graph: Some(GraphProto { node: nodes, ..GraphProto::default() }),
+            ..ModelProto::default()
+        }
+    }
+
+    #[test]
+    fn axes_become_an_input_and_parts_are_counted() {
+        let axes = Attribute::Ints(vec![-1]);
+        let mean = with_attribute(node("ReduceMean", "mean", &["x"], &["y"]), "axes", axes);
+        let split = node("Split", "split", &["x"], &["a", "b"]);
+        let mut raised = model(14, vec![mean, split]);
+        raise(&mut raised, RULES).unwrap();
+        assert_eq!((of(&raised), raised.ir_version()), (18, 8));
+        let graph = raised.graph.unwrap();
+        assert_eq!(graph.node[0].input, ["x", graph.initializer[0].name()]);
+        assert!(graph.node[0].attribute.is_empty());
+        assert_eq!(int_attribute(&graph.node[1], "num_outputs"), Some(2));
+    }
+
+    #[test]
+    fn what_would_mean_something_else_is_refused_and_what_is_new_stays() {
+        let old = raise(&mut model(12, vec![]), RULES);
+        assert_eq!(old, Err(AutodiffError::Opset(12)));
+        let norm = || vec![node("GroupNormalization", "norm", &["x"], &["y"])];
+        let refused = raise(&mut model(18, norm()), BLOCKS).unwrap_err().to_string();
+        assert!(refused.contains("'norm' (GroupNormalization)"), "{refused}");
+        let mut new = model(23, norm());
+        raise(&mut new, BLOCKS).unwrap();
+        assert_eq!((of(&new), new.ir_version()), (23, 7));
+    }
+}
