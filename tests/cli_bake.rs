@@ -81,7 +81,7 @@ fn manifests_that_lie_about_their_folder_are_refused() {
     let place = Place::new();
     assert_eq!(place.run("bake model a.tla -o out").code, Some(0));
     let good = manifest(&place, "out");
-    let mut with = |change: &dyn Fn(&mut Value), words: &[&str]| {
+    let with = |change: &dyn Fn(&mut Value), words: &[&str]| {
         let mut bad = good.clone();
         change(&mut bad);
         place.write("out/tla_manifest.json", bad.to_string());

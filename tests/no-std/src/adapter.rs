@@ -10,8 +10,8 @@ pub fn mixing<'r>(
 ) -> Option<&'r mut [f64]> {
     let adapter = Adapter::decode(file).ok()?; // every field, then the SHA-256
     let header = adapter.header();
-    if header.base_digest != *base_digest || !header.selects(module) {
-        return None; // made for other weights, or leaves this one alone
+    if header.base_digest != *base_digest || !header.selects(module) || header.groups != 1 {
+        return None; // made for other weights, leaves this one alone, or has more than one v
     }
     let v = adapter.group(0)?.map(f64::from);
     mixing_into(&Geometry::from(header), module, v, r)
