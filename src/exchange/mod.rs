@@ -1,7 +1,7 @@
 //! Adapters in the formats of others.
 //!
 //! [`lora`] makes of an adapter what PEFT reads, exactly but for one rounding. [`onnx_adapter`]
-//! writes its values as ONNX Runtime's own adapters are. [`tinylora`] brings an adapter that PEFT
+//! writes its values as ONNX Runtime's own adapters are. [`TinyLora`] brings an adapter that PEFT
 //! trained onto our basis, if the two agree.
 
 mod error;
