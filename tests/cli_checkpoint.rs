@@ -61,8 +61,7 @@ fn inspect_lists_modules_and_the_digest_of_the_export() {
     for line in [
         "layer  role       rows    cols  type      tensor\n",
         "    1  down         64     128  bfloat16  model.layers.1.mlp.down_proj.weight\n",
-        "skipped lm_head.weight: the head is not among the seven linear roles; its matrix is the \
-         embedding's and not stored again\n",
+        "skipped lm_head.weight: the head's matrix is the embedding's and not stored again\n",
         "14 modules in 2 layers, 147456 bytes that can be adapted\n",
         "a safetensors checkpoint in 1 file\n",
     ] {

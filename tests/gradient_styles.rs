@@ -99,7 +99,7 @@ fn grafted(model: &OnnxModel) -> (ModelProto, Vec<ModuleId>) {
             right: matrix(k as u64 + 51, target.cols, RANK, 0.3),
         })
         .collect();
-    let mut proto = model.inlined().expect("readable weights");
+    let mut proto = model.inlined().expect("the weights");
     tla::autodiff::lowering::opset::raise(&mut proto, 18).expect("a newer opset");
     let graph = proto.graph.as_mut().expect("a graph");
     lowrank_patch(graph, &paths, RANK).expect("a graft").apply(graph).expect("a valid graft");
