@@ -1,7 +1,7 @@
 use tla::format::{Adapter, ModuleId};
 use tla::projection::{Geometry, mixing_into};
 
-/// R of a module. With U·Σ and V of its weight in flash: y += α · U·Σ · (R · (Vᵀ·x)).
+/// R of a module. With U·Σ and V of its weight in flash (split `paper`): y += α · U·Σ · (R · (Vᵀ·x)).
 pub fn mixing<'r>(
     file: &[u8],
     base_digest: &[u8; 32],
