@@ -10,7 +10,7 @@ SANITIZER ?= none
 CARGO_FUZZ ?= cargo +nightly fuzz
 
 .PHONY: build setup demo figures micro test test-native lint vectors fuzz fuzz-corpus mutants bench \
-	peers proto-check
+	peers quantised proto-check
 
 build:
 	cargo build --release
@@ -94,6 +94,12 @@ peers:
 	$(PYTHON) -m venv target/peers
 	target/peers/bin/python -m pip install --quiet --disable-pip-version-check -r benches/peers/requirements.txt
 	target/peers/bin/python benches/peers/spec_speed.py --program target/release/examples/spec_speed
+
+# An adapter on bases of 8 and 4 bits: grafted, merged, refitted. Downloads onnx.
+quantised: build
+	$(PYTHON) -m venv target/quantised-venv
+	target/quantised-venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt onnx onnx-ir
+	target/quantised-venv/bin/python benches/quantised.py --tla target/release/tla --run target/quantised
 
 # Slow to build, and only of use after a change of the schema.
 proto-check:
