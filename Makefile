@@ -10,7 +10,7 @@ SANITIZER ?= none
 CARGO_FUZZ ?= cargo +nightly fuzz
 
 .PHONY: build setup demo figures micro test test-native lint vectors fuzz fuzz-corpus mutants bench \
-	peers quantised proto-check
+	peers quantised real proto-check
 
 build:
 	cargo build --release
@@ -100,6 +100,10 @@ quantised: build
 	$(PYTHON) -m venv target/quantised-venv
 	target/quantised-venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt onnx onnx-ir
 	target/quantised-venv/bin/python benches/quantised.py --tla target/release/tla --run target/quantised
+
+# pack, verify and merge on a trained BERT. Downloads 84 MB.
+real: build
+	$(PYTHON) benches/real_checkpoint.py --tla target/release/tla --run target/real
 
 # Slow to build, and only of use after a change of the schema.
 proto-check:
