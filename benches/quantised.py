@@ -8,6 +8,7 @@ Needs onnx beside onnxruntime (requirements.txt) to make the quantised models; `
 
 import argparse
 import json
+import logging
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,6 +17,7 @@ import onnx
 from onnxruntime.quantization import matmul_nbits_quantizer as nbits
 
 ROOT = Path(__file__).resolve().parent.parent
+logging.disable(logging.INFO)
 FIXTURE = ROOT / "fixtures" / "wordmath"
 DATA = ROOT / "fixtures" / "data"
 BLOCK = 32
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="a folder for what is made")
     parser.add_argument("--run-seed", default="1")
     parser.add_argument("--limit", default="800")
+    parser.add_argument("--bases", nargs="*", default=["fp32", "int8", "int4"])
     options = parser.parse_args()
     shutil.rmtree(options.run, ignore_errors=True)
     options.run.mkdir(parents=True)
@@ -55,7 +58,8 @@ def main() -> None:
 
     print("| base | accuracy of the base | live | grafted | merged, survival | refitted, survival |")
     print("|---|---|---|---|---|---|")
-    for name, bits in {"fp32": None, "int8": 8, "int4": 4}.items():
+    known = {"fp32": None, "int8": 8, "int4": 4}
+    for name, bits in ((name, known[name]) for name in options.bases):
         base = FIXTURE
         if bits:
             base = options.run / name
