@@ -10,7 +10,7 @@ SANITIZER ?= none
 CARGO_FUZZ ?= cargo +nightly fuzz
 
 .PHONY: build setup demo figures micro test test-native lint vectors fuzz fuzz-corpus mutants bench \
-	peers proto-check
+	peers clients proto-check
 
 build:
 	cargo build --release
@@ -94,6 +94,12 @@ peers:
 	$(PYTHON) -m venv target/peers
 	target/peers/bin/python -m pip install --quiet --disable-pip-version-check -r benches/peers/requirements.txt
 	target/peers/bin/python benches/peers/spec_speed.py --program target/release/examples/spec_speed
+
+# Real clients run what tla makes: PEFT, onnxruntime-genai, transformers.js in Node and in Chromium. Each is
+# downloaded to target/clients, gigabytes in all, or skipped if it cannot be had. Some of them:
+# make clients CLIENTS="genai browser"
+clients: build
+	$(PYTHON) -B tests/clients/run.py --tla target/release/tla $(CLIENTS)
 
 # Slow to build, and only of use after a change of the schema.
 proto-check:
