@@ -10,7 +10,7 @@ SANITIZER ?= none
 CARGO_FUZZ ?= cargo +nightly fuzz
 
 .PHONY: build setup demo figures micro test test-native lint vectors fuzz fuzz-corpus mutants bench \
-	peers quantised real proto-check
+	peers clients quantised real proto-check
 
 build:
 	cargo build --release
@@ -104,6 +104,12 @@ quantised: build
 # pack, verify and merge on a trained BERT. Downloads 84 MB.
 real: build
 	$(PYTHON) benches/real_checkpoint.py --tla target/release/tla --run target/real
+
+# Real clients run what tla makes: PEFT, onnxruntime-genai, transformers.js in Node and in Chromium. Each is
+# downloaded to target/clients, gigabytes in all, or skipped if it cannot be had. Some of them:
+# make clients CLIENTS="genai browser"
+clients: build
+	$(PYTHON) -B tests/clients/run.py --tla target/release/tla $(CLIENTS)
 
 # Slow to build, and only of use after a change of the schema.
 proto-check:
