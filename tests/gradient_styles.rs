@@ -3,6 +3,9 @@
 //! different length padded on the right.
 #![cfg(feature = "train")]
 
+mod noise;
+
+use noise::noise;
 use std::path::{Path, PathBuf};
 
 use ndarray::Array2;
@@ -25,19 +28,6 @@ const SETTINGS: LossSettings =
     LossSettings { temperature: 1.0, clip: 0.2, kl: 0.0, token_weight: 1.0 };
 const RANK: usize = 2;
 const VOCABULARY: usize = 256;
-
-/// Numbers in −1 … 1 that depend on `seed` and position alone.
-fn noise(seed: u64, count: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..8).for_each(|_| _ = next());
-    (0..count).map(|_| next()).collect()
-}
 
 fn matrix(seed: u64, rows: usize, columns: usize, size: f32) -> Array2<f32> {
     let values = noise(seed, rows * columns).iter().map(|x| x * size).collect();

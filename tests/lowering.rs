@@ -3,6 +3,7 @@
 #![cfg(feature = "train")]
 
 mod fused;
+mod noise;
 
 use fused::{
     B, D, Fused,

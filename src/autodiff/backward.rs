@@ -9,7 +9,7 @@ use super::{
     shapes::{Measured, Shapes},
 };
 use crate::model::{
-    node::{Attribute, node, tensor_i64, with_attribute},
+    node::{Attribute, node_with, tensor_i64},
     proto::{NodeProto, TensorProto, tensor_proto::DataType},
 };
 
@@ -73,11 +73,7 @@ impl<'a> Backward<'a> {
         attributes: &[(&str, Attribute)],
     ) -> String {
         let output = format!("{PREFIX}{}_{op}", self.nodes.len());
-        let mut made = node(op, &output, inputs, &[&output]);
-        for (name, value) in attributes {
-            made = with_attribute(made, name, value.clone());
-        }
-        self.nodes.push(made);
+        self.nodes.push(node_with(op, &output, inputs, attributes));
         output
     }
 

@@ -12,6 +12,8 @@ pub struct AdapterFile {
     pub header: Header,
     /// Its values.
     pub v: Vec<f32>,
+    /// Its last 32 bytes.
+    pub checksum: [u8; 32],
 }
 
 impl AdapterFile {
@@ -21,7 +23,7 @@ impl AdapterFile {
         let adapter = Adapter::decode(&bytes)
             .map_err(|source| CliError::Adapter { path: path.into(), source })?;
         let (header, v) = (*adapter.header(), adapter.values().collect());
-        Ok(Self { path: path.into(), header, v })
+        Ok(Self { path: path.into(), header, v, checksum: adapter.checksum() })
     }
 
     /// Refuses an adapter that does not name its base, unless that is `allowed`.

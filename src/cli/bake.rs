@@ -4,7 +4,7 @@ use super::{
     CliError, Output, Verdict,
     base::Base,
     destination::Destination,
-    files::{self, FileError},
+    files::FileError,
     manifest::{self, Ingredient, Manifest},
     merge::Percent,
     names::Names,
@@ -17,11 +17,7 @@ use crate::{
     surgery::{SurgeryError, Survival, graft},
 };
 use serde::Serialize;
-use std::{
-    ffi::OsString,
-    fmt, fs,
-    path::{Path, PathBuf},
-};
+use std::{ffi::OsString, fmt, fs, path::PathBuf};
 
 /// Make a folder that is ready to deploy: the model with the adapter in it, and all beside it
 ///
@@ -70,15 +66,19 @@ impl Bake {
         // A path that ends in a separator is a folder, whatever its name.
         let destination = Destination::new(&self.output.join(""), &base.model)?;
         destination.check(&base.model, &[])?;
-        let factors = sum.factors(&base, &self.model, &self.threads)?;
-        let integers = match self.requantise {
-            true => Integers::OnANewGrid,
-            false => Integers::OnTheirGrid,
+        let base_digest = match sum.check_base(&base, &self.model, &self.threads)? {
+            Some(found) => Some(found),
+            None => base.digest_if_any(&self.threads)?,
         };
         let created = destination.open()?;
         let survival = match self.graft {
             true => self.grafted(&sum, &base, &destination)?,
             false => {
+                let factors = sum.factors(&base, &self.threads)?;
+                let integers = match self.requantise {
+                    true => Integers::OnANewGrid,
+                    false => Integers::OnTheirGrid,
+                };
                 let (staged, survival) =
                     sum.merged(&factors, &base, &destination, integers, &self.threads)?;
                 if survival.lost_most() && !self.force {
@@ -88,7 +88,6 @@ impl Bake {
                 Some(survival)
             }
         };
-        let base_digest = base.digest(&self.threads).ok().map(|digest| hex(&digest));
         let manifest = self.manifest(&sum, base_digest, survival.as_ref())?;
         manifest.write(&self.output)?;
         created.keep();
@@ -135,23 +134,19 @@ impl Bake {
     fn manifest(
         &self,
         sum: &Sum,
-        base_digest: Option<String>,
+        base_digest: Option<[u8; 32]>,
         survival: Option<&Survival>,
     ) -> Result<Manifest, CliError> {
-        let checksum = |path: &Path| -> Result<String, CliError> {
-            let bytes = files::read(path)?;
-            let last = bytes.len().saturating_sub(32);
-            Ok(bytes[last..].iter().map(|byte| format!("{byte:02x}")).collect())
-        };
-        let adapters = sum.adapters().iter().map(|(adapter, weight)| {
-            Ok(Ingredient { checksum: checksum(&adapter.path)?, weight: *weight })
+        let adapters = sum.adapters().iter().map(|(adapter, weight)| Ingredient {
+            checksum: hex(&adapter.checksum),
+            weight: *weight,
         });
         Ok(Manifest {
             tla_manifest: 1,
             method: if self.graft { "graft" } else { "merge" }.into(),
             requantised: self.requantise,
-            base_digest,
-            adapters: adapters.collect::<Result<_, CliError>>()?,
+            base_digest: base_digest.map(|digest| hex(&digest)),
+            adapters: adapters.collect(),
             survival: survival.map(Survival::fraction),
             files: manifest::entries(&self.output)?,
         })

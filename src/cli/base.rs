@@ -3,7 +3,7 @@
 use super::{CliError, names::Names, threads::Threads};
 use crate::{
     format::{Header, RoleSet},
-    model::{Model, Targets, base_digest},
+    model::{Model, ModelError, Targets, base_digest},
     projection::Factors,
     surgery::{SurgeryError, rebuild_from},
 };
@@ -37,6 +37,15 @@ impl Base {
     /// The base digest.
     pub fn digest(&self, threads: &Threads) -> Result<[u8; 32], CliError> {
         Ok(threads.install(|| base_digest(self.model.container(), &self.targets))??)
+    }
+
+    /// The base digest, none of a model in which a module it covers cannot be read.
+    pub fn digest_if_any(&self, threads: &Threads) -> Result<Option<[u8; 32]>, CliError> {
+        match self.digest(threads) {
+            Ok(digest) => Ok(Some(digest)),
+            Err(CliError::Model(ModelError::NoDigest { .. })) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The factors of the modules the header selects, sorted by module.

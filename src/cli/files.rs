@@ -1,5 +1,6 @@
 //! Small files in and out: capped before they are read, whole or not at all when written.
 
+use crate::model::new_beside;
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
@@ -249,23 +250,10 @@ pub fn write(out: &Path, bytes: &[u8]) -> Result<(), FileError> {
 /// Everything from `source` in a file beside `out`, which vanishes unless it is placed.
 pub fn stage(out: &Path, source: &mut impl Read) -> Result<NamedTempFile, FileError> {
     let failed = |source| FileError::io("write", out, source);
-    let mut file = new_beside(out)?;
+    let mut file = new_beside(out).map_err(failed)?;
     io::copy(source, &mut file).map_err(failed)?;
     file.flush().and_then(|()| file.as_file().sync_all()).map_err(failed)?;
     Ok(file)
-}
-
-/// An empty file beside `out`, which vanishes unless it is placed.
-pub fn new_beside(out: &Path) -> Result<NamedTempFile, FileError> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".tla-");
-    #[cfg(unix)]
-    {
-        // What any new file would have; temporary files are private by default.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    builder.tempfile_in(folder(out)).map_err(|e| FileError::io("write", out, e))
 }
 
 /// Puts a staged file in its place.

@@ -50,7 +50,8 @@ impl Merge {
         let mut inputs = base.model.container().files();
         inputs.extend(sum.paths());
         destination.check(&base.model, &inputs)?;
-        let factors = sum.factors(&base, &self.model, &self.threads)?;
+        sum.check_base(&base, &self.model, &self.threads)?;
+        let factors = sum.factors(&base, &self.threads)?;
         let created = destination.open()?;
         let integers = Integers::OnTheirGrid;
         let (staged, survival) =

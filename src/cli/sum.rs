@@ -48,17 +48,24 @@ impl Sum {
         self.0.iter().map(|(adapter, _)| adapter.path.clone())
     }
 
-    /// The factors of each, if all belong to this base, which was loaded from `model`.
-    pub fn factors(
+    /// Refuses adapters that name another base than this, which was loaded from `model`. The base
+    /// digest, if one of them names any.
+    pub fn check_base(
         &self,
         base: &Base,
         model: &Path,
         threads: &Threads,
-    ) -> Result<Vec<Vec<Factors>>, CliError> {
-        if self.0.iter().any(|(adapter, _)| adapter.names_base()) {
-            let found = base.digest(threads)?;
-            self.0.iter().try_for_each(|(adapter, _)| adapter.check_digest(found, model))?;
+    ) -> Result<Option<[u8; 32]>, CliError> {
+        if !self.0.iter().any(|(adapter, _)| adapter.names_base()) {
+            return Ok(None);
         }
+        let found = base.digest(threads)?;
+        self.0.iter().try_for_each(|(adapter, _)| adapter.check_digest(found, model))?;
+        Ok(Some(found))
+    }
+
+    /// The factors of each.
+    pub fn factors(&self, base: &Base, threads: &Threads) -> Result<Vec<Vec<Factors>>, CliError> {
         let rebuilt = self.0.iter().map(|(adapter, _)| {
             let factors = base.factors(&adapter.header, &adapter.v, threads)?;
             adapter.check_factors(factors_digest(&factors))?;

@@ -208,25 +208,26 @@ impl Verify {
     ) -> Result<(), CliError> {
         let base = Base::load(path, &self.names)?;
         let named = adapter.header().base_digest;
-        let found = match base.digest(&self.threads) {
-            Ok(found) => found,
-            Err(CliError::Model(ModelError::NoDigest { .. })) if named == [0; 32] => [0; 32],
-            Err(CliError::Model(error @ ModelError::NoDigest { .. })) => {
-                report.refused("base", Some("no-base-digest"), error.to_string());
-                return self.give_up(report, "not checked: the base has no digest");
-            }
-            Err(error) => return Err(error),
-        };
         if named == [0; 32] {
             let why = "the adapter is unbound: it names no base";
             report.refused("base", UNBOUND, why.into());
-        } else if named == found {
-            report.yes("base", format!("base digest {}{}", hex(&found), base.coverage()));
         } else {
-            let (named, found) = (hex(&named), hex(&found));
-            let why = format!("the adapter names {named}, the model has {found}");
-            report.refused("base", Some("other-base"), why);
-            return self.give_up(report, "not checked: the base is another model");
+            match base.digest(&self.threads) {
+                Ok(found) if found == named => {
+                    report.yes("base", format!("base digest {}{}", hex(&found), base.coverage()));
+                }
+                Ok(found) => {
+                    let (named, found) = (hex(&named), hex(&found));
+                    let why = format!("the adapter names {named}, the model has {found}");
+                    report.refused("base", Some("other-base"), why);
+                    return self.give_up(report, "not checked: the base is another model");
+                }
+                Err(CliError::Model(error @ ModelError::NoDigest { .. })) => {
+                    report.refused("base", Some("no-base-digest"), error.to_string());
+                    return self.give_up(report, "not checked: the base has no digest");
+                }
+                Err(error) => return Err(error),
+            }
         }
         let v: Vec<f32> = adapter.values().collect();
         match base.factors(adapter.header(), &v, &self.threads) {

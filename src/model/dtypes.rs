@@ -23,7 +23,12 @@ pub enum ElementType {
 impl ElementType {
     /// The type of `tensor`.
     pub fn of(tensor: &TensorProto) -> Self {
-        match tensor.data_type() {
+        Self::from_number(tensor.data_type())
+    }
+
+    /// The type of this number in the ONNX schema.
+    pub fn from_number(number: i32) -> Self {
+        match number {
             t if t == DataType::Float as i32 => Self::F32,
             t if t == DataType::Float16 as i32 => Self::F16,
             t if t == DataType::Bfloat16 as i32 => Self::Bf16,

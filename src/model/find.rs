@@ -31,10 +31,11 @@ pub fn find_targets_by(model: &OnnxModel, naming: &Naming) -> Result<Targets, Mo
     let mut claims = BTreeMap::<ModuleId, &str>::new();
     let mut skipped = Vec::new();
     let mut layers = 0;
-    let names: Vec<String> = graph.node.iter().flat_map(Naming::names_of_node).collect();
-    let tensors = graph.initializer.iter().map(|tensor| tensor.name());
-    let names: Vec<&str> = names.iter().map(String::as_str).chain(tensors).collect();
-    if let Some(rule) = naming.unused(&names) {
+    let names = || {
+        let tensors = graph.initializer.iter().map(|tensor| tensor.name().to_owned());
+        graph.node.iter().flat_map(Naming::names_of_node).chain(tensors).collect()
+    };
+    if let Some(rule) = naming.unused(names) {
         return Err(ModelError::UnusedRule { rule });
     }
 

@@ -49,6 +49,7 @@ pub use quantised::{Grid, Quantisation};
 pub use requantise::scale_bytes;
 pub use safetensors::{Checkpoint, CheckpointError, Shard, Tensor, TensorReader};
 pub use staged::Staged;
+pub(crate) use staged::new_beside;
 pub use summary::{Summary, TargetLine, summarize};
 pub use targets::{NodeSite, Skipped, Target, Targets};
 pub use wire::WireError;

@@ -156,7 +156,11 @@ impl Naming {
     }
 
     /// The first rule that leads from none of the names to a module, as it was given.
-    pub(crate) fn unused(&self, names: &[&str]) -> Option<String> {
+    pub(crate) fn unused(&self, names: impl FnOnce() -> Vec<String>) -> Option<String> {
+        if self.rules.is_empty() {
+            return None;
+        }
+        let names = names();
         let idle = |rule: &&Rule| !names.iter().any(|name| rule.layer(name).is_some());
         self.rules.iter().find(idle).map(Rule::to_string)
     }

@@ -21,6 +21,17 @@ pub fn node(op_type: &str, name: &str, inputs: &[&str], outputs: &[&str]) -> Nod
     }
 }
 
+/// A node of the default operator set with one output, of the node's own name.
+pub fn node_with(
+    op_type: &str,
+    name: &str,
+    inputs: &[&str],
+    attributes: &[(&str, Attribute)],
+) -> NodeProto {
+    let made = node(op_type, name, inputs, &[name]);
+    attributes.iter().fold(made, |made, (key, value)| with_attribute(made, key, value.clone()))
+}
+
 /// An attribute's value, for the kinds the toolkit writes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Attribute {

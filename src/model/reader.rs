@@ -148,10 +148,7 @@ impl<'a> Reader<'a> {
 
     /// The type a Cast of a stored tensor widens it to, which changes no value.
     fn widening(&self, node: &NodeProto) -> Option<ElementType> {
-        let of = |number| {
-            ElementType::of(&TensorProto { data_type: Some(number), ..TensorProto::default() })
-        };
-        let to = of(int_attribute(node, "to")? as i32);
+        let to = ElementType::from_number(int_attribute(node, "to")? as i32);
         let from = ElementType::of(self.tensor(node.input.first()?)?);
         let exact = from == to
             || (matches!(from, ElementType::F16 | ElementType::Bf16) && to == ElementType::F32);

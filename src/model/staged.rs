@@ -8,6 +8,20 @@ use std::{
 };
 use tempfile::NamedTempFile;
 
+/// An empty file beside `place`, with the permissions of any new file, which vanishes unless it is
+/// persisted.
+pub(crate) fn new_beside(place: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".tla-");
+    #[cfg(unix)]
+    {
+        // Temporary files are private by default.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder_of(place))
+}
+
 /// Files beside their places. What is not [placed](Self::place) vanishes, and so does every
 /// folder that was made for it.
 #[derive(Debug, Default)]
@@ -20,15 +34,7 @@ pub struct Staged {
 impl Staged {
     /// An empty file that is to be at `place`, with the permissions of any new file.
     pub fn new_file(place: &Path) -> Result<NamedTempFile, ModelError> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".tla-");
-        #[cfg(unix)]
-        {
-            // Temporary files are private by default.
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(fs::Permissions::from_mode(0o666));
-        }
-        builder.tempfile_in(folder_of(place)).map_err(|e| ModelError::io("write", place, e))
+        new_beside(place).map_err(|e| ModelError::io("write", place, e))
     }
 
     /// Takes a file that is written, and waits until the system has stored it.

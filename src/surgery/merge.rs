@@ -23,7 +23,9 @@ use std::collections::{BTreeMap, HashMap};
 /// A merge whose weights are made when they are written.
 ///
 /// As [`Contents`] of a [`stage_model`](crate::model::stage_model) it gives the merged weights one
-/// by one; memory holds the factors and a few megabytes, or a few rows of the widest matrix.
+/// by one; memory holds the factors and a few megabytes, or a few rows of the widest matrix. A matrix of
+/// integers, or one that several modules are packed into, is held whole, the integers with up to 22
+/// bytes each.
 #[derive(Debug)]
 pub struct OnnxMerge<'a> {
     base: &'a OnnxModel,

@@ -1,10 +1,6 @@
 //! Merging a matrix that is held whole: one that several modules are packed into, or of integers.
 
-use super::{
-    ModuleSurvival, SurgeryError,
-    addend::Term,
-    merging::{Update, from_reader},
-};
+use super::{ModuleSurvival, SurgeryError, addend::Term, merging::Update};
 use crate::model::{
     ElementType, ModelError, OnnxModel, Quantisation, Target, proto::TensorProto, scale_bytes,
 };
@@ -34,9 +30,15 @@ pub(super) fn packed(
         let place = |r: usize| (r * row + from) * size..(r * row + from + length) * size;
         let own: Vec<u8> = rows.clone().flat_map(|r| bytes[place(r)].iter().copied()).collect();
         let mut merged = Vec::with_capacity(own.len());
-        let failed = |e| ModelError::io("read", std::path::Path::new(&target.initializer), e);
+        let mut rest = &own[..];
+        let source = |piece: &mut [u8]| {
+            let (next, later) = rest.split_at(piece.len());
+            piece.copy_from_slice(next);
+            rest = later;
+            Ok(())
+        };
         let update = Update::new(target, terms, turned)?;
-        left.push(update.merge(pool, from_reader(&own[..], failed), |piece| {
+        left.push(update.merge(pool, source, |piece| {
             merged.extend_from_slice(piece);
             Ok::<_, SurgeryError>(())
         })?);
@@ -91,7 +93,8 @@ pub(super) fn integers(
         true => grid.fit(&wanted, zeros.is_some(), ElementType::of(scales)),
         false => grid.round(&wanted),
     }
-    let left = survival(parts, &before, &grid.values());
+    let after = grid.values();
+    let left = parts.iter().map(|(target, _)| survival(target, &before, &wanted, &after)).collect();
     let old = model.tensor_bytes(tensor)?;
     Ok(Integers {
         values: quantisation.integer_bytes(&grid, ElementType::of(tensor), &old),
@@ -130,17 +133,22 @@ fn delta_row(terms: &[Term<'_>], row: usize, cols: usize) -> Vec<f64> {
     delta
 }
 
-fn survival(parts: &[Part<'_>], before: &Array2<f32>, after: &Array2<f32>) -> Vec<ModuleSurvival> {
-    let of = |(target, terms): &Part<'_>| {
-        let (mut kept, mut wanted) = (0.0, 0.0);
-        for row in 0..target.rows {
-            for (col, delta) in delta_row(terms, row, target.cols).into_iter().enumerate() {
-                let at = stored_at(target, row, col);
-                kept += (f64::from(after[at]) - f64::from(before[at])) * delta;
-                wanted += delta * delta;
-            }
+/// What is left of a module's part of the update, which is the wanted values less those before.
+fn survival(
+    target: &Target,
+    before: &Array2<f32>,
+    wanted: &Array2<f64>,
+    after: &Array2<f32>,
+) -> ModuleSurvival {
+    let mut left = ModuleSurvival { module: target.module, kept: 0.0, wanted: 0.0 };
+    for row in 0..target.rows {
+        for col in 0..target.cols {
+            let at = stored_at(target, row, col);
+            let from = f64::from(before[at]);
+            let delta = wanted[at] - from;
+            left.kept += (f64::from(after[at]) - from) * delta;
+            left.wanted += delta * delta;
         }
-        ModuleSurvival { module: target.module, kept, wanted }
-    };
-    parts.iter().map(of).collect()
+    }
+    left
 }

@@ -1,6 +1,7 @@
 //! One operator in ONNX Runtime against what it is lowered to, and the gradient of that against
 //! central differences of the operator itself.
 
+use super::noise::noise;
 use std::path::Path as FilePath;
 
 use tla::{
@@ -19,18 +20,6 @@ const OPTIONS: SessionOptions =
     SessionOptions { threads: 1, provider: tla::runtime::Provider::Cpu };
 /// Rows and tokens of the two runs that shapes are measured in.
 const SIZES: [[usize; 2]; 2] = [[2, 5], [3, 7]];
-
-fn noise(seed: u64, count: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..8).for_each(|_| _ = next());
-    (0..count).map(|_| next()).collect()
-}
 
 /// How large an input is: rows, tokens, or a number.
 #[derive(Clone, Copy)]

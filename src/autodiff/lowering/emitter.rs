@@ -10,7 +10,7 @@ use super::super::{
     shapes::{Measured, Shapes},
 };
 use crate::model::{
-    node::{Attribute, node, tensor_i64, with_attribute},
+    node::{Attribute, node, node_with, tensor_i64, with_attribute},
     proto::{NodeProto, TensorProto, tensor_proto::DataType},
 };
 
@@ -54,11 +54,7 @@ impl<'a> Emitter<'a> {
         attributes: &[(&str, Attribute)],
     ) -> String {
         let output = self.fresh(op);
-        let mut made = node(op, &output, inputs, &[&output]);
-        for (name, value) in attributes {
-            made = with_attribute(made, name, value.clone());
-        }
-        self.nodes.push(made);
+        self.nodes.push(node_with(op, &output, inputs, attributes));
         output
     }
 

@@ -19,10 +19,13 @@ pub(super) fn find(checkpoint: &Checkpoint, naming: &Naming) -> Result<Targets, 
     let mut claims = BTreeMap::<ModuleId, &str>::new();
     let mut skipped = Vec::new();
     let mut layers = 0;
-    let names = checkpoint.tensors().flat_map(|tensor| {
-        [tensor.name.as_str()].into_iter().chain(tensor.name.strip_suffix(".weight"))
-    });
-    if let Some(rule) = naming.unused(&names.collect::<Vec<_>>()) {
+    let names = || {
+        let names = checkpoint.tensors().flat_map(|tensor| {
+            [tensor.name.as_str()].into_iter().chain(tensor.name.strip_suffix(".weight"))
+        });
+        names.map(str::to_owned).collect()
+    };
+    if let Some(rule) = naming.unused(names) {
         return Err(ModelError::UnusedRule { rule });
     }
     for tensor in checkpoint.tensors() {
