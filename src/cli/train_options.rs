@@ -8,9 +8,9 @@ use crate::{
     train::{
         TrainError,
         explore::Exploration,
+        placement::scout::Effort,
         plan::{Form, Seed, Site},
         run::Recipe,
-        scout::Effort,
     },
 };
 

@@ -3,8 +3,10 @@
 use thiserror::Error;
 
 use super::{
-    adam::AdamError, journal::JournalError, mean_gradient::GradientError,
-    placement::PlacementError, reward::RewardError,
+    adam::AdamError,
+    journal::JournalError,
+    placement::{mean_gradient::GradientError, modules::PlacementError},
+    reward::RewardError,
 };
 use crate::{
     autodiff::AutodiffError,

@@ -6,13 +6,15 @@ use super::{
     TrainError,
     data::Problem,
     journal::{Journal, Line, Placement, Step},
-    mean_gradient::MeanGradient,
-    placement::choose_modules,
+    placement::{
+        mean_gradient::MeanGradient,
+        modules::choose_modules,
+        scout::survey,
+        seed_search::{captured, search_seed},
+    },
     plan::{Plan, Seed, Site, Wish},
     reward::Reward,
     run::{Recipe, train},
-    scout::survey,
-    seed_search::{captured, search_seed},
     student::{Frozen, Student, freeze},
 };
 use crate::{

@@ -4,7 +4,6 @@
 //! be read from top to bottom.
 
 pub mod adam;
-pub mod answer;
 pub mod batch;
 pub mod data;
 mod error;
@@ -13,14 +12,11 @@ pub mod fit;
 pub mod gradient;
 pub mod grpo;
 pub mod journal;
-pub mod mean_gradient;
 pub mod order;
 pub mod placement;
 pub mod plan;
 pub mod reward;
 pub mod run;
-pub mod scout;
-pub mod seed_search;
 pub mod student;
 
 pub use error::TrainError;

@@ -1,6 +1,6 @@
 //! What is to be trained, and all that can be refused before anything is computed.
 
-use super::{TrainError, scout::Effort};
+use super::{TrainError, placement::scout::Effort};
 use crate::{
     format::{Header, ModuleId, Projection, RoleSet, Scalar, Split, Tying},
     model::{OnnxModel, Targets, base_digest},

@@ -7,8 +7,8 @@ use tla::{
     format::{Adapter, encode_to_vec},
     policy::template::{ChatTemplate, Message, TemplateError},
     train::{
-        answer::Answer,
         data::{DataError, problems},
+        reward::answer::Answer,
     },
 };
 

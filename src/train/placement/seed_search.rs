@@ -8,7 +8,7 @@
 use rayon::prelude::*;
 
 use super::mean_gradient::MeanGradient;
-use super::placement::PlacementError;
+use super::modules::PlacementError;
 use crate::format::{MAX_RANK, ModuleId};
 use crate::projection::{Geometry, group_of, projections};
 

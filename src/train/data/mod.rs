@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-pub use super::answer::Answer;
-use super::answer::MARKER;
+use super::reward::answer::{Answer, MARKER};
 
 /// Longest accepted line, in bytes.
 pub const MAX_LINE: usize = 1 << 20;
@@ -27,6 +26,8 @@ pub struct Problem {
     pub question: String,
     /// The number that is right.
     pub answer: Answer,
+    /// The worked solution as the dataset holds it, final answer included.
+    pub solution: String,
     /// The line of the file it came from, counted from 1.
     pub line: usize,
 }
@@ -203,8 +204,9 @@ fn parse_line(bytes: &[u8], line: usize) -> Result<Option<Problem>, LineError> {
     if question.trim().is_empty() {
         return Err(LineError::EmptyQuestion { found: beginning(question) });
     }
-    let answer = answer_key(string(&fields, "answer")?)?;
-    Ok(Some(Problem { question: question.to_owned(), answer, line }))
+    let solution = string(&fields, "answer")?.to_owned();
+    let answer = answer_key(&solution)?;
+    Ok(Some(Problem { question: question.to_owned(), answer, solution, line }))
 }
 
 fn string<'a>(fields: &'a Map<String, Value>, field: &'static str) -> Result<&'a str, LineError> {

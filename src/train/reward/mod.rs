@@ -7,7 +7,10 @@
 //! A number elsewhere ("the last number in the text") would be a reward that can be gamed
 //! (facts, section 1).
 
-use super::answer::{Answer, MARKER};
+pub mod answer;
+
+use answer::{Answer, MARKER};
+
 use super::data::Problem;
 
 /// Why a reward could not be computed. It stops the run: a failure is never a reward of 0.
@@ -102,7 +105,7 @@ mod tests {
 
     fn problem(answer: &str) -> Problem {
         let answer = Answer::parse(answer).unwrap();
-        Problem { question: "q".into(), answer, line: 3 }
+        Problem { question: "q".into(), answer, solution: "s".into(), line: 3 }
     }
 
     #[track_caller]

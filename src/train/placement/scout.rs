@@ -5,17 +5,17 @@
 //! of the answers, none sharing a group, give independent estimates; their spread says how much
 //! of the mean is noise.
 
-use super::{
+use super::mean_gradient::{GradientAverage, MeanGradient};
+use crate::policy::live::Live;
+use crate::train::{
     TrainError,
     data::Problem,
     explore::explore,
-    mean_gradient::{GradientAverage, MeanGradient},
     order::Order,
     reward::Reward,
     run::{Recipe, gradient_of},
     student::Student,
 };
-use crate::policy::live::Live;
 
 /// The stream of scouting answers, apart from those of the training steps.
 const SCOUTING: u64 = 1 << 40;
