@@ -24,8 +24,7 @@ use tla::{
     },
 };
 
-const SETTINGS: LossSettings =
-    LossSettings { temperature: 1.0, clip: 0.2, kl: 0.0, token_weight: 1.0 };
+const SETTINGS: LossSettings = LossSettings { temperature: 1.0, clip: 0.2, kl: 0.0 };
 const RANK: usize = 2;
 const VOCABULARY: usize = 256;
 
@@ -48,6 +47,7 @@ fn batch() -> MicroBatch {
         for k in answer {
             batch.predicted_from.push((row * length + k - 1) as i64);
             batch.advantages.push(if row == 1 { -0.7 } else { 1.0 });
+            batch.weights.push(1.0);
             batch.sampled_logprobs.push(0.0);
         }
         batch.ids.extend(ids);
@@ -269,8 +269,8 @@ fn half_precision_keeps_gradients_of_small_shares() {
     let point = case.point();
     let whole = case.found(&point).1;
     let (tensor, base) = (case.tensor(&point), case.batch.sampled_logprobs.clone());
-    let settings = LossSettings { token_weight: 1e-7, ..SETTINGS };
-    let small = case.graph.run(&case.batch, &tensor, &base, settings).unwrap().by_mixing;
+    case.batch.weights.fill(1e-7);
+    let small = case.graph.run(&case.batch, &tensor, &base, SETTINGS).unwrap().by_mixing;
     let small: Vec<f64> = small.iter().map(|g| f64::from(*g) * 1e7).collect();
     let apart = distance(&small, &whole);
     assert!(apart < 1e-2, "{apart}");

@@ -17,8 +17,7 @@ use tla::{
     },
 };
 
-const SETTINGS: LossSettings =
-    LossSettings { temperature: 1.0, clip: 0.2, kl: 0.0, token_weight: 1.0 };
+const SETTINGS: LossSettings = LossSettings { temperature: 1.0, clip: 0.2, kl: 0.0 };
 
 struct Case {
     graph: GradientGraph,
@@ -60,6 +59,7 @@ fn batch(reference: &Value) -> MicroBatch {
                 batch.predicted_from.push((row * length + k - 1) as i64);
                 batch.labels.push(numbers(&ids[k])[0] as i64);
                 batch.advantages.push(numbers(&reference["weights"][row][k])[0] as f32);
+                batch.weights.push(1.0);
                 batch.sampled_logprobs.push(0.0);
             }
         }
@@ -203,6 +203,7 @@ fn objective_agrees_with_differences(name: &str, settings: LossSettings, spread:
     let mut case = load(name);
     let (zero, point) = (case.point(0), case.point(1));
     let tokens = case.batch.labels.len();
+    case.batch.weights.fill(0.05);
     case.batch.advantages = (0..tokens).map(|k| if k % 3 == 0 { 1.0 } else { -0.7 }).collect();
     let logprobs = |case: &mut Case, at: &[Vec<f64>]| {
         let base = case.batch.sampled_logprobs.clone();
@@ -235,7 +236,7 @@ fn objective_agrees_with_differences(name: &str, settings: LossSettings, spread:
 
 #[test]
 fn temperature_clipping_and_divergence_are_differentiated() {
-    let plain = LossSettings { token_weight: 0.05, ..SETTINGS };
+    let plain = SETTINGS;
     for name in ["qwen2-tied", "llama-untied"] {
         for (settings, spread) in [
             (LossSettings { temperature: 0.5, ..plain }, 0.0),

@@ -68,12 +68,17 @@ impl Case {
         let samples: Vec<Sample<'_>> = answers
             .iter()
             .enumerate()
-            .map(|(k, completion)| Sample { prompt: &prompts[k / 2], completion, advantage: 1.0 })
+            .map(|(k, completion)| Sample {
+                prompt: &prompts[k / 2],
+                completion,
+                advantage: 1.0,
+                weight: 0.1,
+            })
             .collect();
         let lengths: Vec<usize> = answers.iter().map(|a| a.tokens.len()).collect();
         assert!(lengths.iter().any(|l| *l != lengths[0]), "answers of one length: {lengths:?}");
         let batch = MicroBatch::new(&samples, 0);
-        let settings = LossSettings { temperature: 1.0, clip: 0.2, kl: 0.0, token_weight: 0.1 };
+        let settings = LossSettings { temperature: 1.0, clip: 0.2, kl: 0.0 };
         let base = batch.sampled_logprobs.clone();
         let step = self.gradients.run(&batch, &self.mixing, &base, settings).expect("a step");
         let apart = step.logprobs.iter().zip(&base).map(|(f, e)| (f - e).abs());

@@ -11,6 +11,8 @@ pub struct Sample<'a> {
     pub completion: &'a Completion,
     /// Its advantage over its group.
     pub advantage: f64,
+    /// Share of each of its tokens in the loss; over all tokens of a step the shares sum to 1.
+    pub weight: f32,
 }
 
 /// Rows padded on the right to one length, and the tokens of their answers. Right padding keeps
@@ -31,6 +33,8 @@ pub struct MicroBatch {
     pub labels: Vec<i64>,
     /// Advantage of each answer token's answer.
     pub advantages: Vec<f32>,
+    /// Share of each answer token in the loss.
+    pub weights: Vec<f32>,
     /// log-probability of each answer token when it was sampled.
     pub sampled_logprobs: Vec<f32>,
 }
@@ -53,6 +57,7 @@ impl MicroBatch {
             made.predicted_from.extend((first..first + tokens).map(|k| k as i64));
             made.labels.extend(sample.completion.tokens.iter().map(|t| i64::from(*t)));
             made.advantages.extend(std::iter::repeat_n(sample.advantage as f32, tokens));
+            made.weights.extend(std::iter::repeat_n(sample.weight, tokens));
             made.sampled_logprobs.extend_from_slice(&sample.completion.logprobs);
         }
         made
@@ -87,8 +92,8 @@ mod tests {
     fn each_answer_token_is_predicted_from_the_position_before_it() {
         let (long, short) = (completion(&[7, 8]), completion(&[9]));
         let samples = [
-            Sample { prompt: &[1, 2, 3], completion: &long, advantage: 1.0 },
-            Sample { prompt: &[4], completion: &short, advantage: -1.0 },
+            Sample { prompt: &[1, 2, 3], completion: &long, advantage: 1.0, weight: 0.5 },
+            Sample { prompt: &[4], completion: &short, advantage: -1.0, weight: 0.25 },
         ];
         let batch = MicroBatch::new(&samples, 0);
         assert_eq!(batch.ids, [1, 2, 3, 7, 8, 4, 9, 0, 0, 0]);
@@ -97,6 +102,7 @@ mod tests {
         assert_eq!(batch.predicted_from, [2, 3, 5]);
         assert_eq!(batch.labels, [7, 8, 9]);
         assert_eq!(batch.advantages, [1.0, 1.0, -1.0]);
+        assert_eq!(batch.weights, [0.5, 0.5, 0.25]);
     }
 
     #[test]
@@ -104,7 +110,7 @@ mod tests {
         let answers: Vec<Completion> = (1..9).map(|n| completion(&vec![1; n])).collect();
         let samples: Vec<Sample<'_>> = answers
             .iter()
-            .map(|c| Sample { prompt: &[1], completion: c, advantage: 0.5 })
+            .map(|c| Sample { prompt: &[1], completion: c, advantage: 0.5, weight: 1.0 })
             .collect();
         let batches = micro_batches(&samples, 12);
         let mut seen: Vec<usize> = batches.iter().flatten().copied().collect();

@@ -31,8 +31,6 @@ pub struct LossSettings {
     pub clip: f32,
     /// Weight of the divergence from the base.
     pub kl: f32,
-    /// Share of one token in the loss.
-    pub token_weight: f32,
 }
 
 /// What one run of the graph gives.
@@ -198,9 +196,10 @@ fn probe_feeds(
         predicted_from: (0..tokens as i64).collect(),
         labels: vec![0; tokens],
         advantages: vec![1.0; tokens],
+        weights: vec![1.0; tokens],
         sampled_logprobs: vec![0.0; tokens],
     };
-    let settings = LossSettings { temperature: 1.0, clip: 0.2, kl: 0.0, token_weight: 1.0 };
+    let settings = LossSettings { temperature: 1.0, clip: 0.2, kl: 0.0 };
     let mut made: Vec<(String, Tensor)> =
         feeds(interface, &batch, &batch.sampled_logprobs, settings)?
             .into_iter()
@@ -230,7 +229,7 @@ fn feeds<'a>(
         (loss::ADVANTAGES, batch.advantages.clone()),
         (loss::OLD, batch.sampled_logprobs.clone()),
         (loss::BASE, base.to_vec()),
-        (loss::WEIGHTS, vec![settings.token_weight; tokens]),
+        (loss::WEIGHTS, batch.weights.clone()),
     ] {
         feeds.push((name, Tensor::f32(&[tokens], values)?));
     }

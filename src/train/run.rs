@@ -157,17 +157,19 @@ pub fn gradient_of(
     groups: &[Group],
     recipe: &Recipe,
 ) -> Result<Option<BatchGradient>, TrainError> {
-    let samples: Vec<Sample<'_>> =
+    let mut samples: Vec<Sample<'_>> =
         groups.iter().flat_map(|group| samples_of(group, recipe.kl != 0.0)).collect();
     let tokens: usize = samples.iter().map(|s| s.completion.tokens.len()).sum();
     if tokens == 0 {
         return Ok(None);
     }
+    for sample in &mut samples {
+        sample.weight = 1.0 / tokens as f32;
+    }
     let settings = LossSettings {
         temperature: recipe.exploration.temperature,
         clip: recipe.clip,
         kl: recipe.kl,
-        token_weight: 1.0 / tokens as f32,
     };
     let mixing = live.mixing(v)?;
     let base = live.mixing(&vec![0.0; v.len()])?;
@@ -225,6 +227,7 @@ fn samples_of(group: &Group, diverging: bool) -> impl Iterator<Item = Sample<'_>
         prompt: &group.prompt,
         completion,
         advantage: group.advantages.as_ref().map_or(0.0, |a| a[index]),
+        weight: 0.0,
     })
 }
 
