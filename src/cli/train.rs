@@ -88,6 +88,7 @@ impl Train {
             base_digest: hex(&plan.base_digest),
             data: self.data.display().to_string(),
             problems: problems.len() as u64,
+            objective: "grpo".to_owned(),
             seed: recipe.exploration.seed,
             steps: recipe.steps as u64,
             problems_per_step: recipe.problems as u64,
@@ -99,6 +100,7 @@ impl Train {
             clip: f64::from(recipe.clip),
             kl: f64::from(recipe.kl),
             survey: effort.batches as u64,
+            settings: Default::default(),
         });
         if let Err(error) = journal.write(&start) {
             journal.discard();
@@ -117,7 +119,7 @@ impl Train {
         );
         let end = |steps: usize, reason: String, adapter: Option<String>| {
             let seconds = started.elapsed().as_secs_f64();
-            Line::End(End { steps: steps as u64, seconds, reason, adapter })
+            Line::End(End { steps: steps as u64, seconds, reason, adapter, shipped_step: None })
         };
         let written = fitted.map_err(CliError::from).and_then(|fitted| {
             files::write(&self.out, &fitted.bytes)?;
@@ -135,7 +137,11 @@ impl Train {
                     params: fitted.v.len(),
                     v: fitted.v,
                     placement: fitted.placement,
-                    reward_mean: teller.last.as_ref().map_or(0.0, |s| s.reward_mean),
+                    reward_mean: teller
+                        .last
+                        .as_ref()
+                        .and_then(|s| s.reward_mean)
+                        .unwrap_or_default(),
                     train_seconds: fitted.train_seconds,
                     journal: journal.path().to_owned(),
                 })?;
@@ -207,13 +213,13 @@ impl Teller {
             Event::Step(step, of) => {
                 let note = format!(
                     "reward {:.3}, {:.1} tokens, {} of {} groups flat",
-                    step.reward_mean,
+                    step.reward_mean.unwrap_or_default(),
                     step.completion_length_mean,
                     step.groups_without_variance,
                     step.groups
                 );
                 self.at("training", step.step as usize, of, &note);
-                self.first = self.first.or(Some(step.reward_mean));
+                self.first = self.first.or(step.reward_mean);
                 self.largest_gap = self.largest_gap.max(step.logprob_gap);
                 self.last = Some(step.clone());
             }
@@ -223,12 +229,13 @@ impl Teller {
     /// Says what looks wrong about a run that is over.
     fn conclude(&mut self) {
         self.stage = None;
-        let (Some(first), Some(last)) = (self.first, &self.last) else { return };
-        if last.reward_mean < first / 2.0 {
+        let last = self.last.as_ref().and_then(|step| step.reward_mean);
+        let Some((first, last)) = self.first.zip(last) else { return };
+        if last < first / 2.0 {
             to_stderr(&format!(
                 "the mean reward fell from {first:.3} to {:.3}: training collapsed. Lower \
                  --learning-rate",
-                last.reward_mean
+                last
             ));
         }
         if self.largest_gap > SUSPICIOUS_GAP {

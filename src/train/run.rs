@@ -114,18 +114,12 @@ fn summary(step: u64, groups: &[Group]) -> Step {
     let each = 1.0 / answers.max(1) as f64;
     Step {
         step,
-        seconds: 0.0,
-        rollout_seconds: 0.0,
-        reward_mean: reward * each,
+        reward_mean: Some(reward * each),
         groups: groups.len() as u64,
         groups_without_variance: groups.iter().filter(|g| g.advantages.is_none()).count() as u64,
         tokens: tokens as u64,
         completion_length_mean: tokens as f64 * each,
-        loss: 0.0,
-        grad_norm: 0.0,
-        v_norm: 0.0,
-        logprob_gap: 0.0,
-        learning_rate: 0.0,
+        ..Step::default()
     }
 }
 

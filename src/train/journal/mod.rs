@@ -9,8 +9,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+mod lines;
+
+pub use lines::{
+    Answers, Compared, End, Line, Placement, Restore, Resume, SampledAnswer, Samples, Start, Step,
+    Update,
+};
 
 /// The journal's name in a run folder.
 pub const FILE_NAME: &str = "journal.jsonl";
@@ -70,139 +76,6 @@ pub enum JournalError {
     },
 }
 
-/// One line; `kind` says which.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Line {
-    /// A run begins.
-    Start(Start),
-    /// Where the update lives.
-    Placement(Placement),
-    /// One step of training.
-    Step(Step),
-    /// The run is over.
-    End(End),
-}
-
-/// What is trained, on what and how: `{"kind": "start", ...}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Start {
-    /// [`VERSION`].
-    pub version: u32,
-    /// Version of this program.
-    pub program: String,
-    /// The model's folder.
-    pub model: String,
-    /// The base digest, in hexadecimal.
-    pub base_digest: String,
-    /// The dataset.
-    pub data: String,
-    /// Problems in it.
-    pub problems: u64,
-    /// Seed of the run: order of the problems and samples.
-    pub seed: u64,
-    /// Steps planned.
-    pub steps: u64,
-    /// Problems, and so groups, in a step.
-    pub problems_per_step: u64,
-    /// Completions sampled for each.
-    pub samples_per_problem: u64,
-    /// Longest completion, in tokens.
-    pub max_tokens: u64,
-    /// Sampling temperature.
-    pub temperature: f64,
-    /// Learning rate.
-    pub learning_rate: f64,
-    /// Gradient steps per batch of answers.
-    pub updates: u64,
-    /// Ratios were clipped to 1 ± this.
-    pub clip: f64,
-    /// Weight of the divergence from the base.
-    pub kl: f64,
-    /// Batches of answers the gradient was to be measured on before training.
-    pub survey: u64,
-}
-
-/// Where the update lives and why: `{"kind": "placement", ...}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Placement {
-    /// Roles that are adapted, by name.
-    pub roles: Vec<String>,
-    /// First layer.
-    pub first_layer: u16,
-    /// Number of layers, 0 for all.
-    pub layers: u16,
-    /// Modules that come to.
-    pub modules: u64,
-    /// Rank r.
-    pub rank: u16,
-    /// Numbers in a group.
-    pub width: u16,
-    /// Groups.
-    pub groups: u16,
-    /// Numbers trained in all.
-    pub parameters: u64,
-    /// Seed of the projection.
-    pub seed: u64,
-    /// Seeds that were compared; absent if the seed was given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seeds_searched: Option<u64>,
-    /// Share of the gradient's energy in these modules; absent if it was not measured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub energy_share: Option<f64>,
-    /// Share of the modules' energy the trained directions capture.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub captured: Option<f64>,
-    /// Signal-to-noise ratio of the gradient these shares were computed from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub snr: Option<f64>,
-}
-
-/// One step: `{"kind": "step", ...}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Step {
-    /// Number of the step, from 1.
-    pub step: u64,
-    /// Wall clock time it took.
-    pub seconds: f64,
-    /// The part of it that sampling took.
-    pub rollout_seconds: f64,
-    /// Mean reward of all completions.
-    pub reward_mean: f64,
-    /// Groups sampled.
-    pub groups: u64,
-    /// Groups whose rewards were all equal, which have no gradient.
-    pub groups_without_variance: u64,
-    /// Completion tokens sampled.
-    pub tokens: u64,
-    /// Mean length of a completion, in tokens.
-    pub completion_length_mean: f64,
-    /// The loss before the update.
-    pub loss: f64,
-    /// Euclidean norm of dL/dv.
-    pub grad_norm: f64,
-    /// Euclidean norm of v after the update.
-    pub v_norm: f64,
-    /// Largest |log-probability when sampled − log-probability when differentiated|.
-    pub logprob_gap: f64,
-    /// Learning rate of this step.
-    pub learning_rate: f64,
-}
-
-/// How it ended: `{"kind": "end", ...}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct End {
-    /// Steps done.
-    pub steps: u64,
-    /// Wall clock time of this run.
-    pub seconds: f64,
-    /// `finished`, or what went wrong.
-    pub reason: String,
-    /// The adapter that was written, if one was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub adapter: Option<String>,
-}
-
 /// A journal being written.
 #[derive(Debug)]
 pub struct Journal {
@@ -257,13 +130,25 @@ impl Journal {
 
 /// No field of a line is written when it is absent, so a null can only be a number JSON lacks.
 fn check_finite(line: &Value) -> Result<(), JournalError> {
-    let Value::Object(fields) = line else { return Ok(()) };
-    let Some((field, _)) = fields.iter().find(|(_, value)| value.is_null()) else { return Ok(()) };
+    let Some(field) = null_in(line) else { return Ok(()) };
     Err(JournalError::NotFinite {
-        kind: fields.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned(),
-        field: field.clone(),
-        step: fields.get("step").map(|step| format!(" {step}")).unwrap_or_default(),
+        kind: line.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        field,
+        step: line.get("step").map(|step| format!(" {step}")).unwrap_or_default(),
     })
+}
+
+/// The name of the first null, with those of what it is in.
+fn null_in(value: &Value) -> Option<String> {
+    let within = |name: String, value: &Value| match value {
+        Value::Null => Some(name),
+        _ => null_in(value).map(|inner| format!("{name}.{inner}")),
+    };
+    match value {
+        Value::Object(fields) => fields.iter().find_map(|(name, v)| within(name.clone(), v)),
+        Value::Array(items) => items.iter().enumerate().find_map(|(i, v)| within(i.to_string(), v)),
+        _ => None,
+    }
 }
 
 /// What a journal says.
