@@ -19,7 +19,7 @@ use tla::{
     runtime::{CausalGraph, Rows, SessionOptions, Tensor},
     surgery::{LowRank, MIXING, lowrank_patch},
     train::{
-        batch::MicroBatch,
+        batch::{Layout, MicroBatch},
         gradient::{GradientGraph, LossSettings},
     },
 };
@@ -101,7 +101,7 @@ fn case(name: &str, change: impl Fn(&mut ModelProto, &OnnxModel)) -> Case {
     let (mut proto, modules) = grafted(&model);
     change(&mut proto, &model);
     let (path, options): (&PathBuf, _) = (&model.path, SessionOptions::cpu(2));
-    let graph = GradientGraph::build(&proto, path, &modules, RANK, options);
+    let graph = GradientGraph::build(&proto, path, &modules, RANK, Layout::Whole, options);
     let graph = graph.unwrap_or_else(|e| panic!("{name}: {e}"));
     let original = CausalGraph::load(&proto, path, options).expect("the original");
     Case { name: name.into(), graph, original, batch: batch(), modules }

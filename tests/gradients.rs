@@ -12,7 +12,7 @@ use tla::{
     runtime::{SessionOptions, Tensor},
     surgery::{LowRank, lowrank_patch},
     train::{
-        batch::MicroBatch,
+        batch::{Layout, MicroBatch},
         gradient::{GradientGraph, LossSettings},
     },
 };
@@ -96,7 +96,8 @@ fn load(name: &str) -> Case {
     let graph = grafted.graph.as_mut().expect("a graph");
     lowrank_patch(graph, &paths, 2).expect("a fitting graft").apply(graph).expect("a valid graft");
     let ids: Vec<ModuleId> = entries.iter().map(|(module, _)| *module).collect();
-    let built = GradientGraph::build(&grafted, &model.path, &ids, 2, SessionOptions::cpu(2));
+    let built =
+        GradientGraph::build(&grafted, &model.path, &ids, 2, Layout::Whole, SessionOptions::cpu(2));
     let modules = entries
         .iter()
         .map(|(module, m)| Reference {

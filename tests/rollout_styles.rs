@@ -11,7 +11,7 @@ use tla::{
     runtime::{CausalGraph, SessionOptions, Tensor},
     surgery::MIXING,
     train::{
-        batch::{MicroBatch, Sample},
+        batch::{Layout, MicroBatch, Sample},
         gradient::{GradientGraph, LossSettings},
         student::{for_rollouts, freeze, graft},
     },
@@ -32,7 +32,8 @@ fn case(name: &str) -> Case {
     let frozen = freeze(&model, &targets, &modules, 2, 2, &mut |_| {}).expect("bases");
     let grafted = graft(&model, &targets, &frozen, Split::Paper).expect("a graft");
     let options = SessionOptions::cpu(2);
-    let gradients = GradientGraph::build(&grafted, &model.path, &modules, 2, options);
+    let layout = Layout::of(&grafted).unwrap();
+    let gradients = GradientGraph::build(&grafted, &model.path, &modules, 2, layout, options);
     let rollouts = for_rollouts(grafted).expect("a cut");
     let values = (0..modules.len() * 4).map(|k| 0.1 * ((k * 7 % 11) as f32 - 5.0) / 5.0).collect();
     Case {
@@ -77,7 +78,7 @@ impl Case {
             .collect();
         let lengths: Vec<usize> = answers.iter().map(|a| a.tokens.len()).collect();
         assert!(lengths.iter().any(|l| *l != lengths[0]), "answers of one length: {lengths:?}");
-        let batch = MicroBatch::new(&samples, 0);
+        let batch = MicroBatch::new(&samples, 0, self.gradients.layout());
         let settings = LossSettings { temperature: 1.0, clip: 0.2, kl: 0.0 };
         let base = batch.sampled_logprobs.clone();
         let step = self.gradients.run(&batch, &self.mixing, &base, settings).expect("a step");

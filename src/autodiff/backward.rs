@@ -126,6 +126,13 @@ impl<'a> Backward<'a> {
         name
     }
 
+    /// A zero-dimensional int64 constant.
+    pub(super) fn integer(&mut self, value: i64) -> String {
+        let name = self.fresh_constant();
+        self.initializers.push(tensor_i64(&name, &[], &[value]));
+        name
+    }
+
     /// A zero-dimensional constant of the element type of `like`.
     pub(super) fn scalar(&mut self, value: f32, like: &str) -> Result<String, AutodiffError> {
         let kind = self.measured(like)?.kind;

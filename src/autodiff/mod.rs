@@ -15,6 +15,8 @@
 //! | `backward` | emitting nodes of the backward pass |
 //! | `rules` | one operator, one rule, one table entry |
 //! | `reverse` | the sweep |
+//! | `shared_prompt` | a prompt computed once for all rows that go on from it |
+//! | `prune` | leaving out what no output needs |
 //! | `loss` | the policy-gradient loss appended to a language model |
 
 mod backward;
@@ -25,10 +27,13 @@ pub mod loss;
 pub mod lowering;
 mod path;
 pub mod probe;
+mod prune;
 mod reverse;
 mod rules;
 pub mod shapes;
+pub mod shared_prompt;
 
 pub use error::AutodiffError;
 pub use path::Path;
+pub use prune::prune;
 pub use reverse::{Gradient, differentiate};

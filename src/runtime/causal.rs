@@ -32,7 +32,8 @@ impl Slot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
     slots: Vec<Slot>,
-    positions: bool,
+    /// Whether the graph is told the position of each token.
+    pub positions: bool,
     /// Whether attention counts the tokens of a row in place of looking at which are masked, so
     /// that only the end of a row may be padding.
     pub padded_right: bool,
@@ -110,6 +111,11 @@ impl Interface {
     pub fn empty_cache_feeds(&self, batch: usize) -> Result<Vec<(&str, Tensor)>, RuntimeError> {
         let names = self.slots.iter().map(|s| s.past.as_str());
         Ok(names.zip(self.empty_cache(batch)?.values).collect())
+    }
+
+    /// Each cache input and the output it grows into.
+    pub fn cache_names(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.slots.iter().map(|s| (s.past.as_str(), s.present.as_str()))
     }
 
     /// The cache as inputs of a run.

@@ -17,12 +17,13 @@ use std::time::Instant;
 use super::{
     TrainError,
     adam::{Adam, AdamSettings},
-    batch::{MicroBatch, Sample, micro_batches},
+    batch::{MicroBatch, Sample},
     data::Problem,
     explore::{Exploration, Group, explore},
     gradient::{GradientGraph, LossSettings},
     journal::{Journal, Line, Step},
     order::Order,
+    partition::{distinct, micro_batches},
     reward::Reward,
     student::Student,
 };
@@ -160,6 +161,7 @@ pub fn gradient_of(
     for sample in &mut samples {
         sample.weight = 1.0 / tokens as f32;
     }
+    let samples = distinct(&samples);
     let settings = LossSettings {
         temperature: recipe.exploration.temperature,
         clip: recipe.clip,
@@ -171,9 +173,9 @@ pub fn gradient_of(
     let graph = student.gradient.as_mut().ok_or(TrainError::NotTrainable)?;
     let mut sum =
         BatchGradient { loss: 0.0, by_mixing: Vec::new(), by_v: Vec::new(), logprob_gap: 0.0 };
-    for indices in micro_batches(&samples, recipe.micro_tokens) {
+    for indices in micro_batches(&samples, recipe.micro_tokens, graph.layout()) {
         let chosen: Vec<Sample<'_>> = indices.iter().map(|i| samples[*i]).collect();
-        let batch = MicroBatch::new(&chosen, pad);
+        let batch = MicroBatch::new(&chosen, pad, graph.layout());
         let base_logprobs = base_logprobs(graph, &batch, &base, settings)?;
         let step = graph.run(&batch, &mixing, &base_logprobs, settings)?;
         sum.add(live.by_mixing(&step.by_mixing), step.loss);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{TrainError, gradient::GradientGraph};
+use super::{TrainError, batch::Layout, gradient::GradientGraph};
 use crate::{
     autodiff::lowering::opset,
     format::{ModuleId, Split},
@@ -65,7 +65,7 @@ fn differentiated(
 ) -> Result<GradientGraph, TrainError> {
     let modules: Vec<ModuleId> = frozen.iter().map(|f| f.module).collect();
     let rank = frozen.first().map_or(0, |f| f.basis.sigma.len());
-    GradientGraph::build(grafted, path, &modules, rank, options)
+    GradientGraph::build(grafted, path, &modules, rank, Layout::of(grafted)?, options)
 }
 
 /// The bases of `modules` at rank `rank`. `watch` hears of each: how many are done.
