@@ -16,6 +16,7 @@
 //! | [`policy`] | tokenizer, chat template, sampling, rollouts |
 //! | [`train`] | rewards, GRPO, placement, journal |
 //! | [`eval`] | accuracy with intervals, paired comparison |
+//! | [`report`] | what a run was like: TensorBoard's event files, a page of HTML |
 //! | [`cli`] | one file per command |
 #![cfg_attr(not(feature = "std"), no_std)]
 #![deny(missing_docs)]
@@ -37,6 +38,8 @@ pub mod surgery;
 pub mod eval;
 #[cfg(feature = "train")]
 pub mod policy;
+#[cfg(feature = "train")]
+pub mod report;
 #[cfg(feature = "train")]
 pub mod runtime;
 #[cfg(feature = "train")]
