@@ -10,7 +10,7 @@ SANITIZER ?= none
 CARGO_FUZZ ?= cargo +nightly fuzz
 
 .PHONY: build setup demo figures micro test test-native lint vectors fuzz fuzz-corpus mutants bench \
-	peers clients quantised real proto-check
+	peers peers-trl peers-grpo peers-rollouts peers-full contrast clients quantised real proto-check
 
 build:
 	cargo build --release
@@ -94,6 +94,34 @@ peers:
 	$(PYTHON) -m venv target/peers
 	target/peers/bin/python -m pip install --quiet --disable-pip-version-check -r benches/peers/requirements.txt
 	target/peers/bin/python benches/peers/spec_speed.py --program target/release/examples/spec_speed
+
+# TRL, PEFT and transformers, and onnxruntime-genai apart from them: gigabytes, torch's CUDA libraries included.
+peers-trl: build
+	$(PYTHON) -m venv target/peers-trl
+	target/peers-trl/bin/python -m pip install --quiet --disable-pip-version-check -r benches/peers/requirements-trl.txt
+
+# A step of training beside TRL with PEFT's TinyLoRA, on the fixture: make peers-grpo PEERS="--rounds 6"
+peers-grpo: peers-trl
+	target/peers-trl/bin/python benches/peers/grpo_step.py --tla target/release/tla --run target/peers-grpo $(PEERS)
+
+# Sampling beside onnxruntime-genai and transformers, on the fixture.
+peers-rollouts: peers-trl
+	cargo build --release --example rollout_speed
+	$(PYTHON) -m venv target/peers-genai
+	target/peers-genai/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r benches/peers/requirements-genai.txt
+	target/peers-trl/bin/python benches/peers/rollouts.py --program target/release/examples/rollout_speed \
+		--genai-python target/peers-genai/bin/python --run target/peers-rollouts $(PEERS)
+
+# Reinforcement learning of every weight, by TRL: an hour. Goes on where it was stopped.
+peers-full: peers-trl
+	target/peers-trl/bin/python benches/peers/full_rl.py --run target/peers-full $(PEERS)
+
+# RL beside SFT by the number of numbers, placement and tying: 90 runs, about two hours; goes on where it was
+# stopped: make contrast CONTRAST="--minutes 60"
+contrast: setup build
+	$(VENV)/bin/python benches/contrast.py --tla target/release/tla --run target/contrast \
+		--plot docs/contrast.svg $(CONTRAST)
 
 # An adapter on bases of 8 and 4 bits: grafted, merged, refitted. Downloads onnx.
 quantised: build
