@@ -20,7 +20,7 @@ from datasets import Dataset
 from peft import TinyLoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-FINAL = re.compile(r"(?:^|\n)#### (\S+)\s*\Z")
+FINAL = re.compile(r"#### (-?[0-9.,]+)")
 
 
 def problems(path: Path) -> Dataset:
@@ -32,18 +32,13 @@ def problems(path: Path) -> Dataset:
     } for row in rows])
 
 
-def exact(completions, completion_ids, final, ends: int, **_) -> list[float]:
-    """1 for an answer that ended and whose last line is exactly `#### N`."""
+def exact(completions, completion_ids, final, ends: set[int], **_) -> list[float]:
+    """1 for an answer that ended and whose first `#### N` is the problem's."""
     worth = []
     for completion, tokens, expected in zip(completions, completion_ids, final, strict=True):
         found = FINAL.search(completion[0]["content"])
-        worth.append(float(tokens[-1] == ends and found is not None and found[1] == expected))
+        worth.append(float(tokens[-1] in ends and found is not None and found[1] == expected))
     return worth
-
-
-def parity(completion_ids, **_) -> list[float]:
-    """For models that answer nothing sensible: 1 if the first token is even, so that groups vary."""
-    return [float(tokens[0] % 2 == 0) for tokens in completion_ids]
 
 
 class Clocked(trl.GRPOTrainer):
@@ -103,7 +98,6 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="where the trained checkpoint goes, with --params 0")
     parser.add_argument("--params", type=int, default=13)
     parser.add_argument("--modules", default="gate_proj,down_proj")
-    parser.add_argument("--reward", choices=["exact", "parity"], default="exact")
     parser.add_argument("--rate", type=float, default=0.03)
     parser.add_argument("--warmup", type=int, default=0)
     parser.add_argument("--clip", type=float, default=0.0, help="largest norm of a gradient, 0 for any")
@@ -119,7 +113,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.model, padding_side="left")
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
-    ends = tokenizer.eos_token_id
+    ends = model.generation_config.eos_token_id
+    ends = set(ends) if isinstance(ends, list) else {ends}
 
     def strict(**given) -> list[float]:
         return exact(ends=ends, **given)
@@ -138,7 +133,7 @@ def main() -> None:
     )
     teller = Teller()
     trainer = Clocked(
-        model=model, reward_funcs=parity if options.reward == "parity" else strict, args=settings,
+        model=model, reward_funcs=strict, args=settings,
         train_dataset=problems(options.data), processing_class=tokenizer, peft_config=adapter, callbacks=[teller],
     )
     teller.trainer, trainer.spent = trainer, {}
