@@ -4,8 +4,9 @@
         --genai-python target/peers/genai/bin/python
 
 One process of each stays loaded and takes its turn; a cell is the median of the rounds after the first. The same
-prompts (all of one length), rows and tokens everywhere, and no token ends an answer. genai runs the export of its own builder, which is
-made here from the same checkpoint; tla runs optimum's export and genai's. `make peers-rollouts` sets it up.
+prompts (all of one length), rows and tokens everywhere, and no token ends an answer. genai runs the export of its own
+builder, which is made here from the same checkpoint; tla runs optimum's export and genai's. `make peers-rollouts`
+sets it up.
 """
 
 import argparse

@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=24)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=0, help="answers in one pass of the gradient, 0 for all")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -123,13 +124,15 @@ def main() -> None:
         r=2, u=options.params, weight_tying=1.0, target_modules=options.modules.split(","), task_type="CAUSAL_LM",
     ) if options.params else None
     rows = options.problems * options.samples
+    micro = options.rows or rows
     settings = trl.GRPOConfig(
         output_dir=str(options.scratch), use_cpu=True, bf16=False, seed=options.seed, max_steps=options.steps,
-        per_device_train_batch_size=rows, num_generations=options.samples, generation_batch_size=rows,
-        max_completion_length=options.max_tokens, temperature=1.0, top_k=0, top_p=1.0, beta=0.0, loss_type="dapo",
-        scale_rewards="group", num_iterations=1, learning_rate=options.rate, lr_scheduler_type="constant_with_warmup",
-        warmup_steps=options.warmup, weight_decay=0.0, max_grad_norm=options.clip, gradient_checkpointing=False,
-        logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
+        per_device_train_batch_size=micro, gradient_accumulation_steps=rows // micro, generation_batch_size=rows,
+        num_generations=options.samples, max_completion_length=options.max_tokens, temperature=1.0, top_k=0, top_p=1.0,
+        beta=0.0, loss_type="dapo", scale_rewards="group", num_iterations=1, learning_rate=options.rate,
+        lr_scheduler_type="constant_with_warmup", warmup_steps=options.warmup, weight_decay=0.0,
+        max_grad_norm=options.clip, gradient_checkpointing=False, logging_steps=1, save_strategy="no", report_to=[],
+        disable_tqdm=True, dataloader_pin_memory=False,
     )
     teller = Teller()
     trainer = Clocked(
