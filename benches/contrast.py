@@ -61,11 +61,11 @@ class Cell(NamedTuple):
 def cells() -> list[Cell]:
     """In the order they are run: 13 first, then how many, then how tied."""
     both = ["grpo", "sft"]
-    order = [Cell(o, 13, place) for place in ["auto", "spread"] for o in both]
+    order = [Cell(o, 13, where) for where in ["auto", "spread"] for o in both]
     order += [Cell(o, params, "auto") for params in [1, 4, 52, 208] for o in both]
     order += [Cell(o, SQUARE * MODULES, "spread", form="unit") for o in both]
     order += [Cell(o, params, "spread") for params in [208, 52, 4, 1] for o in both]
-    order += [Cell(o, params, place, "structured") for place in ["auto", "spread"] for params in [52, 208] for o in both]
+    order += [Cell(o, params, where, "structured") for where in ["auto", "spread"] for params in [52, 208] for o in both]
     return order
 
 

@@ -52,7 +52,8 @@ def svg(curves: list[Curve], base: float) -> str:
     parts += [text(x(count), HEIGHT - BOTTOM + 20, str(count), "middle") for count in params]
     parts += [text((LEFT + right) / 2, HEIGHT - 12, "trained numbers", "middle"),
               line(LEFT, y(base), right, y(base), "#777", ' stroke-dasharray="2 4" stroke-width="1.5"'),
-              text(right + 12, TOP + 10, "base", "start", ' fill="#777"')]
+              line(right + 12, TOP + 6, right + 36, TOP + 6, "#777", ' stroke-dasharray="2 4" stroke-width="1.5"'),
+              text(right + 42, TOP + 10, "base")]
     for index, curve in enumerate(curves):
         colour = RL if curve.learns_by_reward else SFT
         dash = "" if curve.solid else ' stroke-dasharray="6 4"'

@@ -2,8 +2,8 @@
 //!
 //! `rollout_speed MODEL DATA THREADS`, then on standard input one JSON object a line,
 //! `{"prompts": 24, "samples": 8, "tokens": 48, "greedy": false}`. Each is answered with one line: the
-//! seconds it took from the questions' tokens to the answers', and the tokens sampled. No token ends an answer,
-//! so every answer has as many as were asked for.
+//! seconds it took from the questions' tokens to the answers', how many tokens that were, and which.
+//! No token ends an answer, so every answer has as many as were asked for.
 
 use std::{env, io::BufRead, path::Path, time::Instant};
 
@@ -57,8 +57,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let answers = rollout(&mut student.graph, &[], &plan)?;
         let seconds = started.elapsed().as_secs_f64();
         let tokens: usize = answers.iter().map(|a| a.tokens.len()).sum();
-        let first = answers.first().map_or(&[][..], |a| &a.tokens[..]);
-        println!("{}", json!({"seconds": seconds, "tokens": tokens, "first": first}));
+        let answers: Vec<&[u32]> = answers.iter().map(|a| &a.tokens[..]).collect();
+        println!("{}", json!({"seconds": seconds, "tokens": tokens, "answers": answers}));
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ TOKENS = 64
 
 @torch.no_grad()
 def accuracy(folder: Path, data: Path) -> float:
-    """Share of problems whose greedy answer ends in exactly the right `#### N`, as `tla eval` counts."""
+    """Share of problems whose greedy answer has the right `#### N`, read strictly, as `tla eval` counts."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     rows = [json.loads(line) for line in data.read_text().splitlines()]
@@ -43,7 +43,7 @@ def accuracy(folder: Path, data: Path) -> float:
                               eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)[:, length:].tolist()
         cut = [row[: row.index(ends) + 1] if ends in row else row for row in made]
         said = [[{"content": tokenizer.decode(row, skip_special_tokens=True)}] for row in cut]
-        right += sum(exact(said, cut, [final for _, final in group], ends))
+        right += sum(exact(said, cut, [final for _, final in group], {ends}))
     return right / len(rows)
 
 

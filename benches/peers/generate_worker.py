@@ -21,6 +21,7 @@ def by_transformers(folder: str, threads: int) -> Callable[[Rows, dict], Rows]:
     torch.set_num_threads(threads)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     pad = model.config.pad_token_id
+    model.generation_config.eos_token_id = None
 
     @torch.no_grad()
     def answer(prompts: Rows, wanted: dict) -> Rows:
@@ -28,10 +29,8 @@ def by_transformers(folder: str, threads: int) -> Callable[[Rows, dict], Rows]:
         tokens = torch.tensor([[pad] * (width - len(row)) + row for row in prompts])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
         sampling = {"do_sample": False} if wanted["greedy"] else {"do_sample": True, "temperature": 1.0, "top_k": 0}
-        made = model.generate(
-            tokens, attention_mask=mask, min_new_tokens=wanted["tokens"], max_new_tokens=wanted["tokens"],
-            num_return_sequences=wanted["samples"], pad_token_id=pad, **sampling,
-        )
+        made = model.generate(tokens, attention_mask=mask, max_new_tokens=wanted["tokens"],
+                              num_return_sequences=wanted["samples"], pad_token_id=pad, **sampling)
         return made[:, width:].tolist()
 
     return answer
@@ -81,7 +80,7 @@ def main() -> None:
         started = time.perf_counter()
         made = answer(prompts, wanted)
         seconds = time.perf_counter() - started
-        print(json.dumps({"seconds": seconds, "tokens": sum(map(len, made)), "first": made[0]}), flush=True)
+        print(json.dumps({"seconds": seconds, "tokens": sum(map(len, made)), "answers": made}), flush=True)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def theirs(options: argparse.Namespace, seed: int) -> tuple[list[dict], int, dic
     modules = ",".join(f"{role}_proj" for role in options.roles.split(","))
     told, peak = run([sys.executable, HERE / "trl_worker.py", "--model", options.checkpoint, "--scratch",
                       options.run / "trl", "--params", options.params, "--modules", modules, "--rate", options.rate,
-                      "--seed", seed, "--reward", options.trl_reward, *shared(options)])
+                      "--seed", seed, *shared(options)])
     lines = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
     steps = [line for line in lines if "step" in line]
     tokens = options.problems * options.samples
@@ -92,7 +92,6 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.03)
     parser.add_argument("--roles", default="gate,down")
     parser.add_argument("--seed", type=int, default=2981, help="of our projection")
-    parser.add_argument("--trl-reward", choices=["exact", "parity"], default="exact")
     parser.add_argument("--label", default="one")
     parser.add_argument("more", nargs="*", help="further arguments of `tla train`, after --")
     options = parser.parse_args()

@@ -4,8 +4,9 @@
         --genai-python target/peers/genai/bin/python
 
 One process of each stays loaded and takes its turn; a cell is the median of the rounds after the first. The same
-prompts, rows and tokens everywhere, and no token ends an answer. genai runs the export of its own builder, which is
-made here from the same checkpoint; tla runs optimum's export and genai's. `make peers-rollouts` sets it up.
+prompts (all of one length), rows and tokens everywhere, and no token ends an answer. genai runs the export of its own
+builder, which is made here from the same checkpoint; tla runs optimum's export and genai's. `make peers-rollouts`
+sets it up.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import sys
 from pathlib import Path
 
 import checkpoint
+from transformers import AutoTokenizer
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[1] / "fixtures" / "data" / "train.jsonl"
@@ -40,12 +42,29 @@ class Worker:
         self.child.wait()
 
 
+def alike(data: Path, tokenizer_of: Path, out: Path) -> Path:
+    """The problems whose prompts have the commonest length: nobody pads, and padding cannot make a difference."""
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
+    by_length: dict[int, list[str]] = {}
+    for line in data.read_text().splitlines():
+        by_length.setdefault(len(tokenizer.encode(json.loads(line)["question"])), []).append(line)
+    chosen = max(by_length.values(), key=len)
+    out.write_text("\n".join(chosen) + "\n")
+    return out
+
+
 def built_by_genai(python: Path, model: Path, out: Path) -> Path:
     """genai's own fp32 export of the checkpoint, once."""
     if not (out / "genai_config.json").exists():
         subprocess.run([python, "-m", "onnxruntime_genai.models.builder", "-i", model, "-o", out, "-p", "fp32",
                         "-e", "cpu", "-c", out / "cache"], check=True, stdout=sys.stderr)
     return out
+
+
+def begins_alike(one: list[int], other: list[int], ends: int) -> bool:
+    """Up to where `other` would have ended: genai may not choose the token that ends, the rest may and go on."""
+    length = other.index(ends) if ends in other else len(other)
+    return one[:length] == other[:length]
 
 
 def main() -> None:
@@ -67,12 +86,13 @@ def main() -> None:
         options.checkpoint = options.run / "checkpoint"
         checkpoint.rebuild(options.checkpoint, options.model)
     theirs = built_by_genai(options.genai_python, options.checkpoint, options.run / "genai")
+    data = alike(options.data, options.checkpoint, options.run / "problems.jsonl")
     worker = HERE / "generate_worker.py"
     workers = {
-        "tla, optimum's export": Worker(options.program, options.model, options.data, options.threads),
-        "tla, genai's export": Worker(options.program, theirs, options.data, options.threads),
-        "onnxruntime-genai": Worker(options.genai_python, worker, "genai", theirs, options.data, options.threads),
-        "transformers": Worker(sys.executable, worker, "transformers", options.checkpoint, options.data,
+        "tla, optimum's export": Worker(options.program, options.model, data, options.threads),
+        "tla, genai's export": Worker(options.program, theirs, data, options.threads),
+        "onnxruntime-genai": Worker(options.genai_python, worker, "genai", theirs, data, options.threads),
+        "transformers": Worker(sys.executable, worker, "transformers", options.checkpoint, data,
                                options.threads),
     }
     rows, samples, tokens = options.rows, options.samples, options.tokens
@@ -82,23 +102,24 @@ def main() -> None:
         f"sampled, {rows // samples} prompts × {samples}":
             {"prompts": rows // samples, "samples": samples, "tokens": tokens, "greedy": False},
     }
+    ends = AutoTokenizer.from_pretrained(options.checkpoint).eos_token_id
     print(f"{rows} answers of {tokens} tokens each, {options.threads} threads, median of {options.rounds - 1}\n")
     print("| | " + " | ".join(workers) + " |")
     print("|---" * (len(workers) + 1) + "|")
     for name, wanted in settings.items():
         seconds: dict[str, list[float]] = {who: [] for who in workers}
-        first = {}
+        answers = {}
         for turn in range(options.rounds):
             for who in sorted(workers, reverse=turn % 2 == 1):
                 told = workers[who](wanted)
                 if told["tokens"] != rows * tokens:
                     raise SystemExit(f"{who} made {told['tokens']} tokens, not {rows * tokens}")
                 seconds[who] += [told["seconds"]][: turn]
-                first[who] = told["first"]
+                answers[who] = told["answers"]
         if wanted["greedy"]:
-            ends = min(map(len, first.values()))
-            alike = [row[:ends] == first["transformers"][:ends] for row in first.values()]
-            print(f"the first greedy answer is the same for {sum(alike)} of {len(alike)}", file=sys.stderr)
+            for who, made in answers.items():
+                same = sum(begins_alike(a, b, ends) for a, b in zip(made, answers["transformers"], strict=True))
+                print(f"{who}: {same} of {rows} greedy answers are those of transformers", file=sys.stderr)
         cells = [statistics.median(times) for times in seconds.values()]
         print(f"| {name} | " + " | ".join(f"{c:.3f} s, {rows * tokens / c:,.0f} tokens/s" for c in cells) + " |",
               flush=True)

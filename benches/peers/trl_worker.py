@@ -20,7 +20,7 @@ from datasets import Dataset
 from peft import TinyLoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-FINAL = re.compile(r"(?:^|\n)#### (\S+)\s*\Z")
+FINAL = re.compile(r"#### (-?[0-9.,]+)")
 
 
 def problems(path: Path) -> Dataset:
@@ -32,18 +32,13 @@ def problems(path: Path) -> Dataset:
     } for row in rows])
 
 
-def exact(completions, completion_ids, final, ends: int, **_) -> list[float]:
-    """1 for an answer that ended and whose last line is exactly `#### N`."""
+def exact(completions, completion_ids, final, ends: set[int], **_) -> list[float]:
+    """1 for an answer that ended and whose first `#### N` is the problem's."""
     worth = []
     for completion, tokens, expected in zip(completions, completion_ids, final, strict=True):
         found = FINAL.search(completion[0]["content"])
-        worth.append(float(tokens[-1] == ends and found is not None and found[1] == expected))
+        worth.append(float(tokens[-1] in ends and found is not None and found[1] == expected))
     return worth
-
-
-def parity(completion_ids, **_) -> list[float]:
-    """For models that answer nothing sensible: 1 if the first token is even, so that groups vary."""
-    return [float(tokens[0] % 2 == 0) for tokens in completion_ids]
 
 
 class Clocked(trl.GRPOTrainer):
@@ -103,7 +98,6 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="where the trained checkpoint goes, with --params 0")
     parser.add_argument("--params", type=int, default=13)
     parser.add_argument("--modules", default="gate_proj,down_proj")
-    parser.add_argument("--reward", choices=["exact", "parity"], default="exact")
     parser.add_argument("--rate", type=float, default=0.03)
     parser.add_argument("--warmup", type=int, default=0)
     parser.add_argument("--clip", type=float, default=0.0, help="largest norm of a gradient, 0 for any")
@@ -111,6 +105,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=24)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=0, help="answers in one pass of the gradient, 0 for all")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -119,7 +114,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.model, padding_side="left")
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
-    ends = tokenizer.eos_token_id
+    ends = model.generation_config.eos_token_id
+    ends = set(ends) if isinstance(ends, list) else {ends}
 
     def strict(**given) -> list[float]:
         return exact(ends=ends, **given)
@@ -128,17 +124,19 @@ def main() -> None:
         r=2, u=options.params, weight_tying=1.0, target_modules=options.modules.split(","), task_type="CAUSAL_LM",
     ) if options.params else None
     rows = options.problems * options.samples
+    micro = options.rows or rows
     settings = trl.GRPOConfig(
         output_dir=str(options.scratch), use_cpu=True, bf16=False, seed=options.seed, max_steps=options.steps,
-        per_device_train_batch_size=rows, num_generations=options.samples, generation_batch_size=rows,
-        max_completion_length=options.max_tokens, temperature=1.0, top_k=0, top_p=1.0, beta=0.0, loss_type="dapo",
-        scale_rewards="group", num_iterations=1, learning_rate=options.rate, lr_scheduler_type="constant_with_warmup",
-        warmup_steps=options.warmup, weight_decay=0.0, max_grad_norm=options.clip, gradient_checkpointing=False,
-        logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
+        per_device_train_batch_size=micro, gradient_accumulation_steps=rows // micro, generation_batch_size=rows,
+        num_generations=options.samples, max_completion_length=options.max_tokens, temperature=1.0, top_k=0, top_p=1.0,
+        beta=0.0, loss_type="dapo", scale_rewards="group", num_iterations=1, learning_rate=options.rate,
+        lr_scheduler_type="constant_with_warmup", warmup_steps=options.warmup, weight_decay=0.0,
+        max_grad_norm=options.clip, gradient_checkpointing=False, logging_steps=1, save_strategy="no", report_to=[],
+        disable_tqdm=True, dataloader_pin_memory=False,
     )
     teller = Teller()
     trainer = Clocked(
-        model=model, reward_funcs=parity if options.reward == "parity" else strict, args=settings,
+        model=model, reward_funcs=strict, args=settings,
         train_dataset=problems(options.data), processing_class=tokenizer, peft_config=adapter, callbacks=[teller],
     )
     teller.trainer, trainer.spent = trainer, {}
