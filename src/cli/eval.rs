@@ -9,7 +9,10 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{CliError, Output, Verdict, files, names::Names, progress::Progress, threads::Threads};
+use super::{
+    CliError, Output, Verdict, device::Device, files, names::Names, progress::Progress,
+    threads::Threads,
+};
 use crate::{
     eval::{
         answers::{Answered, Pace, answer_all},
@@ -61,6 +64,8 @@ pub struct Eval {
     names: Names,
     #[command(flatten)]
     threads: Threads,
+    #[command(flatten)]
+    device: Device,
 }
 
 /// An adapter that was checked against the model it is to run on.
@@ -75,6 +80,7 @@ impl Eval {
     /// Runs the command.
     pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
         let threads = self.threads.count();
+        let provider = self.device.provider()?;
         for (name, value) in [
             ("limit", self.limit.unwrap_or(1)),
             ("max-tokens", self.max_tokens),
@@ -99,14 +105,14 @@ impl Eval {
             Some(path) => Some((path, belonging(path, &model, &targets, out)?)),
             None => None,
         };
-        ready().map_err(TrainError::from)?;
+        ready(provider).map_err(TrainError::from)?;
         let checked = match read {
             Some((path, read)) => Some(rebuilt(path, read, &model, &targets, threads)?),
             None => None,
         };
         let frozen = checked.as_ref().map_or(&[][..], |c| &c.frozen);
         let split = checked.as_ref().map_or(Split::Paper, |c| c.split);
-        let options = SessionOptions::cpu(threads);
+        let options = SessionOptions::cpu(threads).on(provider);
         let mut student = Student::load(voice, &model, &targets, frozen, split, false, options)?;
         let mut answer = |stage, mixing: Option<&Tensor>| {
             let pace = Pace { batch: self.batch, max_tokens: self.max_tokens };

@@ -8,6 +8,8 @@ mod adapter_file;
 mod bake;
 mod base;
 mod destination;
+#[cfg(feature = "train")]
+mod device;
 mod error;
 #[cfg(feature = "train")]
 mod eval;

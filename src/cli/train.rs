@@ -9,7 +9,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    CliError, Output, Verdict, files,
+    CliError, Output, Verdict,
+    device::Device,
+    files,
     names::Names,
     output::{hex, to_stderr},
     progress::Progress,
@@ -18,7 +20,7 @@ use super::{
 };
 use crate::{
     model::{OnnxModel, find_targets_by},
-    runtime::SessionOptions,
+    runtime::{SessionOptions, ready},
     train::{
         TrainError,
         data::read_problems,
@@ -54,6 +56,8 @@ pub struct Train {
     names: Names,
     #[command(flatten)]
     threads: Threads,
+    #[command(flatten)]
+    device: Device,
 }
 
 impl Train {
@@ -64,6 +68,8 @@ impl Train {
         let wish = Wish { form, site: self.place.site()?, seed: self.place.seed()?, effort };
         let recipe = self.learn.recipe(form.scalar)?;
         let threads = self.threads.count();
+        let provider = self.device.provider()?;
+        ready(provider).map_err(TrainError::from)?;
         let model = OnnxModel::load(&self.model)?;
         let targets = find_targets_by(&model, &self.names.naming())?;
         let problems = read_problems(&self.data)?;
@@ -113,7 +119,7 @@ impl Train {
             &problems,
             &ExactMatch,
             &recipe,
-            SessionOptions::cpu(threads),
+            SessionOptions::cpu(threads).on(provider),
             &mut journal,
             &mut |event| teller.hear(event),
         );

@@ -84,10 +84,11 @@ pub fn rollout(
     let empty = graph.interface.empty_cache(plan.prompts.len())?;
     let (logits, cache) = graph.step(&rows, &empty, extra)?;
     let picks: Vec<usize> = (0..answers.len()).map(|row| row / plan.samples).collect();
-    let mut live = Live::new(plan, &prefill, cache.rows(&picks)?);
+    let mut live = Live::new(plan, &prefill, graph.rows(&cache, &picks)?);
+    drop(cache);
     live.choose(plan, &logits, &picks, &mut answers)?;
     while !live.rows.is_empty() {
-        live.compact()?;
+        live.compact(graph)?;
         let logits = live.advance(graph, extra)?;
         let own: Vec<usize> = (0..live.rows.len()).collect();
         live.choose(plan, &logits, &own, &mut answers)?;
@@ -203,10 +204,10 @@ impl Live {
         Ok(())
     }
 
-    fn compact(&mut self) -> Result<(), PolicyError> {
+    fn compact(&mut self, graph: &mut CausalGraph) -> Result<(), PolicyError> {
         let keep: Vec<usize> = (0..self.rows.len()).filter(|r| !self.rows[*r].done).collect();
         if (keep.len() as f64) < COMPACT_BELOW * self.rows.len() as f64 {
-            self.cache = self.cache.rows(&keep)?;
+            self.cache = graph.rows(&self.cache, &keep)?;
             self.rows.retain(|r| !r.done);
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{RuntimeError, Session, SessionOptions, Tensor, head_size::head_size};
+use super::{RuntimeError, Session, SessionOptions, Tensor, head_size::head_size, rows::RowPicker};
 use crate::model::{
     node::{Dim, tensor_type},
     proto::{GraphProto, ModelProto, ValueInfoProto, tensor_proto::DataType},
@@ -15,17 +15,7 @@ struct Slot {
     present: String,
     heads: usize,
     size: usize,
-    half: bool,
-}
-
-impl Slot {
-    fn tensor(&self, batch: usize) -> Result<Tensor, RuntimeError> {
-        let dims = [batch, self.heads, 0, self.size];
-        match self.half {
-            true => Tensor::f16(&dims, Vec::new()),
-            false => Tensor::f32(&dims, Vec::new()),
-        }
-    }
+    kind: DataType,
 }
 
 /// The names a causal language model's graph uses.
@@ -100,7 +90,7 @@ impl Interface {
     /// # Errors
     /// If the runtime refuses an empty tensor.
     pub fn empty_cache(&self, batch: usize) -> Result<Cache, RuntimeError> {
-        let made = self.slots.iter().map(|s| s.tensor(batch));
+        let made = self.slots.iter().map(|s| Tensor::empty(s.kind, &[batch, s.heads, 0, s.size]));
         Ok(Cache { values: made.collect::<Result<_, _>>()? })
     }
 
@@ -150,17 +140,17 @@ fn slot(graph: &GraphProto, past: &ValueInfoProto) -> Result<Slot, RuntimeError>
         Some(Dim::Fixed(n)) => usize::try_from(*n).ok(),
         _ => None,
     };
-    let half = kind == DataType::Float16 as i32;
-    if !half && kind != DataType::Float as i32 {
+    let known = [DataType::Float, DataType::Float16, DataType::Bfloat16];
+    let Some(kind) = known.into_iter().find(|known| *known as i32 == kind) else {
         return Err(RuntimeError::Tensor {
             name: past.name().to_owned(),
             found: format!("of element type {kind}"),
-            expected: "float32 or float16".to_owned(),
+            expected: "float32, float16 or bfloat16".to_owned(),
         });
-    }
+    };
     match (fixed(1), fixed(3).or_else(|| head_size(graph, past.name()))) {
         (Some(heads), Some(size)) if dims.len() == 4 => {
-            Ok(Slot { past: past.name().to_owned(), present, heads, size, half })
+            Ok(Slot { past: past.name().to_owned(), present, heads, size, kind })
         }
         _ => Err(RuntimeError::Tensor {
             name: past.name().to_owned(),
@@ -183,40 +173,10 @@ pub struct Rows<'a> {
     pub positions: &'a [i64],
 }
 
-/// Keys and values of the tokens seen so far.
+/// Keys and values of the tokens seen so far, where the model runs.
 #[derive(Debug)]
 pub struct Cache {
     values: Vec<Tensor>,
-}
-
-impl Cache {
-    /// The rows of the cache named by `picks`, in that order, with repetition.
-    ///
-    /// # Errors
-    /// If the cache holds neither float32 nor float16.
-    pub fn rows(&self, picks: &[usize]) -> Result<Self, RuntimeError> {
-        let mut values = Vec::with_capacity(self.values.len());
-        for value in &self.values {
-            let mut dims = value.dims();
-            let row: usize = dims.iter().skip(1).product();
-            dims[0] = picks.len();
-            let what = "key-value cache";
-            values.push(match value.kind() {
-                DataType::Float16 => Tensor::f16(&dims, picked(value.as_f16(what)?, row, picks))?,
-                _ => Tensor::f32(&dims, picked(value.as_f32(what)?, row, picks))?,
-            });
-        }
-        Ok(Self { values })
-    }
-}
-
-/// The stretches of length `row` named by `picks`.
-fn picked<T: Copy>(data: &[T], row: usize, picks: &[usize]) -> Vec<T> {
-    let mut picked = Vec::with_capacity(row * picks.len());
-    for pick in picks {
-        picked.extend_from_slice(&data[pick * row..(pick + 1) * row]);
-    }
-    picked
 }
 
 /// A causal language model ready to run with a cache.
@@ -224,6 +184,7 @@ pub struct CausalGraph {
     /// The names it uses.
     pub interface: Interface,
     session: Session,
+    picker: RowPicker,
     logits: usize,
     presents: Vec<usize>,
 }
@@ -250,11 +211,14 @@ impl CausalGraph {
         let logits = position(LOGITS)?;
         let presents = interface.slots.iter().map(|s| position(&s.present));
         let presents = presents.collect::<Result<_, _>>()?;
-        Ok(Self { interface, session, logits, presents })
+        let kinds: Vec<DataType> = interface.slots.iter().map(|s| s.kind).collect();
+        let picker = RowPicker::load(&kinds, options)?;
+        Ok(Self { interface, session, picker, logits, presents })
     }
 
     /// Runs `rows` after what `cache` holds; `extra` are inputs beyond a plain model's. Gives the
-    /// logits `[batch, length, vocabulary]` and the longer cache.
+    /// logits `[batch, length, vocabulary]`, in the host's memory, and the longer cache, which
+    /// stays where the model runs.
     ///
     /// # Errors
     /// If the run fails.
@@ -268,8 +232,11 @@ impl CausalGraph {
         let mut feeds: Vec<(&str, &Tensor)> = made.iter().map(|(n, t)| (*n, t)).collect();
         feeds.extend(self.interface.cache_feeds(cache));
         feeds.extend_from_slice(extra);
-        let mut outputs: Vec<Option<Tensor>> =
-            self.session.run(&feeds)?.into_iter().map(Some).collect();
+        // Prompts are long and of any length: what they took is not kept for single tokens.
+        let first = rows.ids.len() == rows.mask.len();
+        let logits = self.logits;
+        let outputs = self.session.run_bound(&feeds, |position| position != logits, first)?;
+        let mut outputs: Vec<Option<Tensor>> = outputs.into_iter().map(Some).collect();
         let mut take = |position: usize, what: &str| {
             outputs[position]
                 .take()
@@ -278,5 +245,13 @@ impl CausalGraph {
         let logits = take(self.logits, LOGITS)?;
         let values = self.presents.iter().map(|p| take(*p, "the cache"));
         Ok((logits, Cache { values: values.collect::<Result<_, _>>()? }))
+    }
+
+    /// The rows of `cache` named by `picks`, in that order, with repetition.
+    ///
+    /// # Errors
+    /// If there is no such row.
+    pub fn rows(&mut self, cache: &Cache, picks: &[usize]) -> Result<Cache, RuntimeError> {
+        Ok(Cache { values: self.picker.pick(&cache.values, picks)? })
     }
 }

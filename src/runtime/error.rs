@@ -22,6 +22,72 @@ pub enum RuntimeError {
         /// The loader's words.
         reason: String,
     },
+    /// CUDA was asked of a library that cannot do it.
+    #[error(
+        "{library} is a build of ONNX Runtime without CUDA. Install `pip install \
+         onnxruntime-gpu[cuda,cudnn]==1.31.1` in an environment of its own and activate it, set \
+         ORT_DYLIB_PATH to its libonnxruntime, or use --provider cpu"
+    )]
+    CpuOnly {
+        /// Where the library lies.
+        library: String,
+    },
+    /// A library that the CUDA provider needs is missing.
+    #[error(
+        "ONNX Runtime's CUDA provider cannot be loaded: {reason}. Install the CUDA 13 libraries \
+         with `pip install onnxruntime-gpu[cuda,cudnn]==1.31.1`, or put their folder on \
+         LD_LIBRARY_PATH"
+    )]
+    CudaLibraries {
+        /// The loader's words.
+        reason: String,
+    },
+    /// The machine has no NVIDIA driver.
+    #[error(
+        "no NVIDIA driver was found: {reason}. Install the driver of this machine's device, give a \
+         container its devices, or use --provider cpu"
+    )]
+    NoDriver {
+        /// The loader's words.
+        reason: String,
+    },
+    /// A device cannot be opened.
+    #[error(
+        "CUDA device {device} cannot be used: {reason}. `nvidia-smi -L` lists the devices there \
+         are; choose one with --device"
+    )]
+    CudaDevice {
+        /// The device's number.
+        device: u16,
+        /// CUDA's words.
+        reason: String,
+    },
+    /// A provider lacks what a graph needs.
+    #[error(
+        "ONNX Runtime's {provider} provider has no kernel that {what} needs: {reason}. Export the \
+         model in float32 or float16, or use another --provider"
+    )]
+    NoKernel {
+        /// Which graph.
+        what: String,
+        /// Which provider.
+        provider: &'static str,
+        /// The runtime's words.
+        reason: String,
+    },
+    /// Nodes that compute would run on the CPU although CUDA was asked for.
+    #[error(
+        "ONNX Runtime's CUDA provider leaves {count} nodes of {what} that compute to the CPU: \
+         {nodes}. Export the model in another type or by another exporter, or use --provider cpu"
+    )]
+    LeftToCpu {
+        /// Which graph.
+        what: String,
+        /// How many.
+        count: usize,
+        /// Operators and names of some.
+        nodes: String,
+    },
     /// ONNX Runtime refused a graph.
     #[error("ONNX Runtime refuses {what}: {reason}. Check the model with `tla inspect`")]
     Load {

@@ -18,6 +18,29 @@ pub struct Candidate {
     pub found: bool,
 }
 
+impl Candidate {
+    /// Whether the library has its CUDA provider beside it, as those of `onnxruntime-gpu` have.
+    pub fn has_cuda(&self) -> bool {
+        let provider = self.path.parent().map(|folder| folder.join(CUDA_PROVIDER));
+        self.found && provider.is_some_and(|path| path.is_file())
+    }
+}
+
+const CUDA_PROVIDER: &str = if cfg!(windows) {
+    "onnxruntime_providers_cuda.dll"
+} else {
+    "libonnxruntime_providers_cuda.so"
+};
+/// What the CUDA provider asks for, those that others ask for first, in pip's folder for CUDA 13.
+const CUDA_LIBRARIES: [&str; 6] = [
+    "libcudart.so.13",
+    "libnvJitLink.so.13",
+    "libcublasLt.so.13",
+    "libcublas.so.13",
+    "libcurand.so.10",
+    "libcufft.so.12",
+];
+
 impl fmt::Display for Candidate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = if self.found { "found" } else { "no library" };
@@ -76,6 +99,14 @@ fn from_environment(prefix: &Path, source: &str, found: &mut Vec<Candidate>) {
 /// `onnxruntime` and `onnxruntime-gpu` both install the package folder `onnxruntime`.
 fn from_packages(packages: &Path, source: &str, found: &mut Vec<Candidate>) {
     from_folder(&packages.join("onnxruntime").join("capi"), source, found);
+}
+
+/// The CUDA libraries that pip installed in the same environment as `library`.
+pub(super) fn cuda_beside(library: &Path) -> Vec<PathBuf> {
+    // site-packages/onnxruntime/capi/libonnxruntime.so
+    let Some(packages) = library.ancestors().nth(3) else { return Vec::new() };
+    let folder = packages.join("nvidia").join("cu13").join("lib");
+    CUDA_LIBRARIES.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect()
 }
 
 fn from_folder(folder: &Path, source: &str, found: &mut Vec<Candidate>) {
@@ -140,6 +171,30 @@ mod tests {
         from_environment(prefix.path(), "test", &mut found);
         assert_eq!(found.len(), 1);
         assert!(found[0].found && found[0].path.ends_with("libonnxruntime.so.1.31.1"));
+    }
+
+    #[test]
+    fn a_build_with_cuda_is_told_from_one_without_and_finds_its_libraries() {
+        let prefix = tempfile::tempdir().unwrap();
+        let packages = prefix.path().join("lib/python3.11/site-packages");
+        let (capi, cuda) = (packages.join("onnxruntime/capi"), packages.join("nvidia/cu13/lib"));
+        fs::create_dir_all(&capi).unwrap();
+        fs::create_dir_all(&cuda).unwrap();
+        fs::write(capi.join("libonnxruntime.so.1.31.1"), b"").unwrap();
+        let found = |list: &mut Vec<Candidate>| {
+            from_environment(prefix.path(), "test", list);
+            list.pop().unwrap()
+        };
+        assert!(!found(&mut Vec::new()).has_cuda());
+        fs::write(capi.join(CUDA_PROVIDER), b"").unwrap();
+        let candidate = found(&mut Vec::new());
+        assert!(candidate.has_cuda());
+        assert!(cuda_beside(&candidate.path).is_empty());
+        for name in ["libcublas.so.13", "libcudart.so.13"] {
+            fs::write(cuda.join(name), b"").unwrap();
+        }
+        let beside = cuda_beside(&candidate.path);
+        assert_eq!(beside, ["libcudart.so.13", "libcublas.so.13"].map(|name| cuda.join(name)));
     }
 
     #[test]

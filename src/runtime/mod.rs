@@ -3,25 +3,36 @@
 //! | file | one idea |
 //! |---|---|
 //! | `locate` | where an ONNX Runtime library may be, and where we looked |
+//! | `environment` | the library of this process |
+//! | `provider` | where a graph runs, and what can keep it from running there |
 //! | `session` | one loaded graph and how it is run |
+//! | `placement` | on which provider the nodes of a session were placed |
 //! | `tensor` | values in and out of a session |
 //! | `causal` | a language model's inputs and outputs: tokens, mask, positions, cache |
+//! | `rows` | rows of cached tensors, picked where they lie |
 //! | `head_size` | the size of a cached head, where the inputs leave it open |
 //! | `measure` | running a probe graph twice to measure shapes |
 
 mod causal;
+mod environment;
 mod error;
 mod head_size;
 #[cfg(feature = "load")]
 mod locate;
 mod measure;
+mod placement;
+mod provider;
+mod rows;
 mod session;
 mod tensor;
 
 pub use causal::{Cache, CausalGraph, Interface, LOGITS, MASK, Rows};
+pub use environment::{library, ready};
 pub use error::RuntimeError;
 #[cfg(feature = "load")]
 pub use locate::{Candidate, candidates};
 pub use measure::measure;
-pub use session::{Provider, Session, SessionOptions, ready};
+pub use placement::OF_SHAPES;
+pub use provider::{Cuda, Provider};
+pub use session::{Session, SessionOptions};
 pub use tensor::Tensor;

@@ -1,27 +1,19 @@
 //! One loaded graph and how it is run.
 
-use std::{
-    path::Path,
-    sync::{Mutex, OnceLock, PoisonError},
-};
+use std::path::Path;
 
 use ort::{
-    environment::Environment,
-    session::{Session as OrtSession, builder::GraphOptimizationLevel},
+    memory::MemoryInfo,
+    session::{
+        RunOptions, Session as OrtSession, SessionOutputs,
+        builder::{BuilderResult, GraphOptimizationLevel, SessionBuilder},
+    },
     value::ValueType,
 };
 use prost::Message;
 
-use super::{RuntimeError, Tensor};
+use super::{Provider, RuntimeError, Tensor, environment::loaded, placement};
 use crate::model::{node::Dim, proto::ModelProto};
-
-/// Where a graph runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Provider {
-    /// The CPU provider every build of ONNX Runtime has.
-    #[default]
-    Cpu,
-}
 
 /// How a session is set up. Rollouts and gradients use the same options, because prepacking on
 /// against off alone moves logits by a few parts in a million.
@@ -38,43 +30,54 @@ impl SessionOptions {
     pub fn cpu(threads: usize) -> Self {
         Self { threads: threads.max(1), provider: Provider::Cpu }
     }
+
+    /// The same threads on another provider.
+    pub fn on(self, provider: Provider) -> Self {
+        Self { provider, ..self }
+    }
 }
 
 /// A graph loaded by ONNX Runtime.
 pub struct Session {
     what: String,
     inner: OrtSession,
+    provider: Provider,
+    /// Where outputs lie that are kept beside the model, and where those are read.
+    device: MemoryInfo<'static>,
+    host: MemoryInfo<'static>,
+    giving_back: Option<RunOptions>,
 }
 
 impl Session {
     /// Loads `model`; external data is looked for beside `path`. `what` names the graph in errors.
     ///
     /// # Errors
-    /// If the library is not found or refuses the graph.
+    /// If the library is not found, the provider cannot be had or lacks a kernel, or the graph is
+    /// refused.
     pub fn load(
         what: &str,
         model: &ModelProto,
         path: &Path,
         options: SessionOptions,
     ) -> Result<Self, RuntimeError> {
-        let environment = environment()?;
-        let refused = |reason: String| RuntimeError::Load { what: what.to_owned(), reason };
-        let folder = path.parent().unwrap_or(Path::new("")).to_string_lossy().into_owned();
-        let Provider::Cpu = options.provider;
-        let mut builder = OrtSession::builder(environment)
-            .map_err(|e| refused(e.to_string()))?
-            .with_optimization_level(GraphOptimizationLevel::All)
-            .map_err(|e| refused(e.to_string()))?
-            .with_intra_threads(options.threads)
-            .map_err(|e| refused(e.to_string()))?
-            .with_intra_op_spinning(false)
-            .map_err(|e| refused(e.to_string()))?
-            .with_config_entry("session.model_external_initializers_file_folder_path", folder)
-            .map_err(|e| refused(e.to_string()))?;
-        let inner = builder
-            .commit_from_memory(&model.encode_to_vec())
-            .map_err(|e| refused(e.to_string()))?;
-        Ok(Self { what: what.to_owned(), inner })
+        let loaded = loaded(options.provider)?;
+        let provider = options.provider;
+        let refused = |error: ort::Error| refused(what, provider, &error);
+        let builder = OrtSession::builder(&loaded.environment).map_err(refused)?;
+        let builder = configured(builder, path, options).map_err(|e| refused(e.into()))?;
+        let mut builder = provider.register(builder, &loaded.library)?;
+        let inner = builder.commit_from_memory(&model.encode_to_vec()).map_err(refused)?;
+        if provider != Provider::Cpu {
+            placement::check(what, &inner)?;
+        }
+        Ok(Self {
+            what: what.to_owned(),
+            inner,
+            provider,
+            device: provider.memory().map_err(refused)?,
+            host: Provider::Cpu.memory().map_err(refused)?,
+            giving_back: provider.giving_back().map_err(refused)?,
+        })
     }
 
     /// Names and dimensions of the inputs, in order; unnamed free dimensions are empty names.
@@ -87,24 +90,114 @@ impl Session {
         self.inner.outputs().iter().map(|o| (o.name().to_owned(), dims(o.dtype()))).collect()
     }
 
-    /// Runs the graph; the outputs come in the graph's order.
+    /// Runs the graph; the outputs come in the graph's order and lie in the host's memory. Device
+    /// memory that the run no longer needs goes back to the device.
     ///
     /// # Errors
     /// If the runtime refuses the inputs or fails.
     pub fn run(&mut self, feeds: &[(&str, &Tensor)]) -> Result<Vec<Tensor>, RuntimeError> {
-        let names: Vec<String> = self.inner.outputs().iter().map(|o| o.name().to_owned()).collect();
+        let names = self.output_names();
         let what = self.what.clone();
-        let failed = |reason: String| RuntimeError::Run { what: what.clone(), reason };
         let inputs: Vec<_> = feeds.iter().map(|(name, tensor)| (*name, &tensor.0)).collect();
-        let mut outputs = self.inner.run(inputs).map_err(|e| failed(e.to_string()))?;
-        names
-            .iter()
-            .map(|name| {
-                let value = outputs.remove(name);
-                value.map(Tensor).ok_or_else(|| failed(format!("no output '{name}'")))
-            })
-            .collect()
+        let outputs = match &self.giving_back {
+            Some(options) => self.inner.run_with_options(inputs, options),
+            None => self.inner.run(inputs),
+        };
+        taken(&what, &names, outputs)
     }
+
+    /// Runs the graph and leaves the outputs for which `keep` holds, by position, where the model
+    /// runs; the others are copied to the host's memory. `rest` gives device memory back that the
+    /// run no longer needs, which takes time and is not for every token.
+    ///
+    /// # Errors
+    /// If the runtime refuses the inputs or fails.
+    pub fn run_bound(
+        &mut self,
+        feeds: &[(&str, &Tensor)],
+        keep: impl Fn(usize) -> bool,
+        rest: bool,
+    ) -> Result<Vec<Tensor>, RuntimeError> {
+        let names = self.output_names();
+        let what = self.what.clone();
+        let failed = |e: ort::Error| failed(&what, &e);
+        // A new binding for every run: bound to a device alone, an output would be written over
+        // what the last run left there, in whatever shape that had.
+        let mut binding = self.inner.create_binding().map_err(failed)?;
+        for (name, tensor) in feeds {
+            binding.bind_input(*name, &tensor.0).map_err(failed)?;
+        }
+        for (position, name) in names.iter().enumerate() {
+            let place = if keep(position) { &self.device } else { &self.host };
+            binding.bind_output_to_device(name, place).map_err(failed)?;
+        }
+        if self.provider != Provider::Cpu {
+            binding.synchronize_inputs().map_err(failed)?;
+        }
+        let outputs = match self.giving_back.as_ref().filter(|_| rest) {
+            Some(options) => self.inner.run_binding_with_options(&binding, options),
+            None => self.inner.run_binding(&binding),
+        };
+        let outputs = taken(&what, &names, outputs);
+        if self.provider != Provider::Cpu {
+            binding.synchronize_outputs().map_err(failed)?;
+        }
+        outputs
+    }
+
+    fn output_names(&self) -> Vec<String> {
+        self.inner.outputs().iter().map(|o| o.name().to_owned()).collect()
+    }
+}
+
+fn configured(builder: SessionBuilder, path: &Path, options: SessionOptions) -> BuilderResult {
+    let folder = path.parent().unwrap_or(Path::new("")).to_string_lossy().into_owned();
+    let builder = builder
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_intra_threads(options.threads)?
+        .with_intra_op_spinning(false)?
+        .with_config_entry("session.model_external_initializers_file_folder_path", folder)?;
+    match options.provider {
+        Provider::Cpu => Ok(builder),
+        Provider::Cuda(_) => builder.with_config_entry(placement::RECORD, "1"),
+    }
+}
+
+fn refused(what: &str, provider: Provider, error: &ort::Error) -> RuntimeError {
+    let (what, reason) = (what.to_owned(), error.to_string());
+    match error.code() {
+        ort::ErrorCode::NotImplemented => {
+            RuntimeError::NoKernel { what, provider: provider.name(), reason }
+        }
+        _ => match provider {
+            Provider::Cuda(cuda) if reason.contains("CUDA failure") => {
+                super::provider::refused(cuda.device, &reason)
+            }
+            _ => RuntimeError::Load { what, reason },
+        },
+    }
+}
+
+fn failed(what: &str, error: &ort::Error) -> RuntimeError {
+    RuntimeError::Run { what: what.to_owned(), reason: error.to_string() }
+}
+
+fn taken(
+    what: &str,
+    names: &[String],
+    outputs: ort::Result<SessionOutputs<'_>>,
+) -> Result<Vec<Tensor>, RuntimeError> {
+    let mut outputs = outputs.map_err(|e| failed(what, &e))?;
+    names
+        .iter()
+        .map(|name| {
+            let reason = || format!("no output '{name}'");
+            let value = outputs.remove(name);
+            value
+                .map(Tensor)
+                .ok_or_else(|| RuntimeError::Run { what: what.to_owned(), reason: reason() })
+        })
+        .collect()
 }
 
 fn dims(dtype: &ValueType) -> Vec<Dim> {
@@ -117,58 +210,4 @@ fn dims(dtype: &ValueType) -> Vec<Dim> {
             _ => Dim::Named(symbol.clone()),
         })
         .collect()
-}
-
-/// Finds and loads ONNX Runtime, unless that has been done.
-///
-/// # Errors
-/// If there is no usable library.
-pub fn ready() -> Result<(), RuntimeError> {
-    environment().map(|_| ())
-}
-
-/// The process-wide ONNX Runtime, found and loaded at first use.
-pub(super) fn environment() -> Result<&'static Environment, RuntimeError> {
-    static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
-    static OPENING: Mutex<()> = Mutex::new(());
-    if let Some(ready) = ENVIRONMENT.get() {
-        return Ok(ready);
-    }
-    // ONNX Runtime allows one environment a process, so only one thread may try.
-    let _alone = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(ready) = ENVIRONMENT.get() {
-        return Ok(ready);
-    }
-    let made = open()?;
-    Ok(ENVIRONMENT.get_or_init(|| made))
-}
-
-#[cfg(feature = "load")]
-fn open() -> Result<Environment, RuntimeError> {
-    let build = |builder: ort::environment::EnvironmentBuilder| {
-        builder.with_telemetry(false).build().map_err(|e| e.to_string())
-    };
-    if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
-        let opened = ort::init_from(&path).map_err(|e| e.to_string()).and_then(build);
-        let path = path.to_string_lossy().into_owned();
-        return opened.map_err(|reason| RuntimeError::Named { path, reason });
-    }
-    let mut looked = Vec::new();
-    for candidate in super::candidates() {
-        if !candidate.found {
-            looked.push(candidate.to_string());
-            continue;
-        }
-        match ort::init_from(&candidate.path).map_err(|e| e.to_string()).and_then(build) {
-            Ok(environment) => return Ok(environment),
-            Err(reason) => looked.push(format!("{candidate}: {reason}")),
-        }
-    }
-    Err(RuntimeError::NotFound { looked: looked.join("\n") })
-}
-
-#[cfg(not(feature = "load"))]
-fn open() -> Result<Environment, RuntimeError> {
-    let built = ort::init().with_telemetry(false).build();
-    built.map_err(|e| RuntimeError::NotFound { looked: format!("  ort's own download: {e}") })
 }

@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use half::f16;
+use half::{bf16, f16};
 use ort::value::{DynValue, Tensor as OrtTensor, TensorElementType};
 
-use super::{RuntimeError, session::environment};
+use super::{RuntimeError, environment::environment};
 use crate::model::proto::tensor_proto::DataType;
 
 /// A tensor owned by ONNX Runtime. What one run returns can be fed to the next without a copy.
@@ -33,6 +33,27 @@ impl Tensor {
         environment()?;
         let made = OrtTensor::from_array((dims.to_vec(), data)).map_err(|e| wrong(dims, &e))?;
         Ok(Self(made.into_dyn()))
+    }
+
+    /// A tensor without values of a floating-point type; a dimension of `dims` is 0.
+    ///
+    /// # Errors
+    /// If the type is another, a dimension is missing, or no library is found.
+    pub fn empty(kind: DataType, dims: &[usize]) -> Result<Self, RuntimeError> {
+        environment()?;
+        match kind {
+            DataType::Float => Self::f32(dims, Vec::new()),
+            DataType::Float16 => Self::f16(dims, Vec::new()),
+            DataType::Bfloat16 => {
+                let made = OrtTensor::from_array((dims.to_vec(), Vec::<bf16>::new()));
+                Ok(Self(made.map_err(|e| wrong(dims, &e))?.into_dyn()))
+            }
+            other => Err(RuntimeError::Tensor {
+                name: "input".to_owned(),
+                found: format!("{other:?}"),
+                expected: "float32, float16 or bfloat16".to_owned(),
+            }),
+        }
     }
 
     /// An int64 tensor; `data` holds as many values as `dims` multiply to.
@@ -90,7 +111,7 @@ impl Tensor {
         }
     }
 
-    /// The values of a float32 or float16 tensor, widened; `name` is for the error.
+    /// The values of a float32, float16 or bfloat16 tensor, widened; `name` is for the error.
     ///
     /// # Errors
     /// If it holds something else.
@@ -98,6 +119,11 @@ impl Tensor {
         match self.kind() {
             DataType::Float16 => {
                 Ok(self.as_f16(name)?.iter().map(|x| x.to_f32()).collect::<Vec<_>>().into())
+            }
+            DataType::Bfloat16 => {
+                let extracted = self.0.try_extract_tensor::<bf16>();
+                let (_, data) = extracted.map_err(|_| self.not(name, "bfloat16"))?;
+                Ok(data.iter().map(|x| x.to_f32()).collect::<Vec<_>>().into())
             }
             _ => self.as_f32(name).map(Cow::Borrowed),
         }

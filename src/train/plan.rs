@@ -6,7 +6,7 @@ use crate::{
     model::{OnnxModel, Targets, base_digest},
     policy::voice::Voice,
     projection::{Geometry, select},
-    runtime::{self, Interface},
+    runtime::{self, Interface, Provider},
     surgery::refuse_grafted,
 };
 
@@ -134,7 +134,8 @@ impl<'a> Plan<'a> {
         let known: Vec<ModuleId> = targets.targets.iter().map(|t| t.module).collect();
         let candidates = select(&wish.widest(), &known)?;
         let voice = voice_of(model)?;
-        runtime::ready()?;
+        // Whoever wants another provider's library has loaded it before.
+        runtime::ready(Provider::Cpu)?;
         let base_digest = base_digest(model, targets)?;
         Ok(Self { model, targets, wish, voice, candidates, base_digest })
     }
