@@ -77,7 +77,13 @@ impl Case {
         let mixing = Tensor::f32(&[self.modules.len(), 1, RANK, RANK], values).unwrap();
         let (prompts, answers) = texts();
         let batch = MicroBatch::new(&samples(&prompts, &answers), 0, layout);
-        let settings = LossSettings { temperature: 0.9, clip: 0.2, kl: 0.0 };
+        let settings = LossSettings {
+            temperature: 0.9,
+            clip: 0.2,
+            clip_high: 0.2,
+            likelihood: false,
+            kl: 0.0,
+        };
         let base = batch.sampled_logprobs.clone();
         let now = graph.run(&batch, &mixing, &base, settings).expect("a run").logprobs;
         let near = MicroBatch { sampled_logprobs: now.clone(), ..batch };
