@@ -101,7 +101,15 @@ fn texts() -> (Vec<Vec<u32>>, Vec<(usize, Completion)>) {
     let answers = [(0, 4), (0, 1), (0, 7), (1, 5), (2, 2), (2, 3)];
     let made = |(k, (prompt, length)): (usize, &(usize, usize))| {
         let tokens = tokens(k as u64 + 10, *length);
-        (*prompt, Completion { logprobs: vec![0.0; tokens.len()], tokens, stopped: true })
+        (
+            *prompt,
+            Completion {
+                logprobs: vec![0.0; tokens.len()],
+                tokens,
+                stopped: true,
+                ..Completion::default()
+            },
+        )
     };
     (prompts, answers.iter().enumerate().map(made).collect())
 }
