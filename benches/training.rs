@@ -12,15 +12,19 @@ use tla::{
     runtime::SessionOptions,
     train::{
         data::{Problem, read_problems},
-        explore::{Exploration, explore},
+        explore::{Exploration, batch},
+        guard::Rules,
         plan::voice_of,
+        recipe::{Objective, Recipe, Weighting},
         reward::ExactMatch,
-        run::{Recipe, gradient_of},
+        run::gradient_of,
+        schedule::{Decay, Schedule},
         student::{Student, freeze},
     },
 };
 
 const RECIPE: Recipe = Recipe {
+    objective: Objective::Grpo,
     steps: 1,
     problems: 24,
     exploration: Exploration {
@@ -29,12 +33,18 @@ const RECIPE: Recipe = Recipe {
         temperature: 1.0,
         seed: 1,
         normalise: true,
+        at_once: 256,
     },
-    learning_rate: 0.03,
+    weighting: Weighting::Tokens,
+    schedule: Schedule { peak: 0.03, warmup: 0, decay: Decay::Constant, steps: 1 },
+    max_grad_norm: None,
     updates: 1,
     clip: 0.2,
+    clip_high: 0.2,
     kl: 0.0,
     micro_tokens: 8192,
+    rules: Rules { drop: None, patience: None, target: None },
+    sample_every: 0,
     scalar: Scalar::Bf16,
 };
 
@@ -57,7 +67,7 @@ fn benches(c: &mut Criterion) {
     let v = [0.0; 13];
     let mixing = live.mixing(&v).unwrap();
     let sample = |student: &mut Student| {
-        explore(student, &chosen, &mixing, &ExactMatch, &RECIPE.exploration, 1).unwrap()
+        batch(student, &chosen, &mixing, &ExactMatch, &RECIPE, 1).unwrap().groups
     };
     let groups = sample(&mut student);
 

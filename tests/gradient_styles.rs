@@ -24,7 +24,8 @@ use tla::{
     },
 };
 
-const SETTINGS: LossSettings = LossSettings { temperature: 1.0, clip: 0.2, kl: 0.0 };
+const SETTINGS: LossSettings =
+    LossSettings { temperature: 1.0, clip: 0.2, clip_high: 0.2, likelihood: false, kl: 0.0 };
 const RANK: usize = 2;
 const VOCABULARY: usize = 256;
 

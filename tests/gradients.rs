@@ -17,7 +17,8 @@ use tla::{
     },
 };
 
-const SETTINGS: LossSettings = LossSettings { temperature: 1.0, clip: 0.2, kl: 0.0 };
+const SETTINGS: LossSettings =
+    LossSettings { temperature: 1.0, clip: 0.2, clip_high: 0.2, likelihood: false, kl: 0.0 };
 
 struct Case {
     graph: GradientGraph,
@@ -236,7 +237,7 @@ fn objective_agrees_with_differences(name: &str, settings: LossSettings, spread:
 }
 
 #[test]
-fn temperature_clipping_and_divergence_are_differentiated() {
+fn temperature_clipping_divergence_and_likelihood_are_differentiated() {
     let plain = SETTINGS;
     for name in ["qwen2-tied", "llama-untied"] {
         for (settings, spread) in [
@@ -244,6 +245,8 @@ fn temperature_clipping_and_divergence_are_differentiated() {
             (plain, 0.6),
             (LossSettings { temperature: 1.7, kl: 0.5, ..plain }, 0.6),
             (LossSettings { kl: 5.0, ..plain }, 0.0),
+            (LossSettings { clip: 0.05, clip_high: 0.9, ..plain }, 0.6),
+            (LossSettings { likelihood: true, ..plain }, 0.6),
         ] {
             let worst = objective_agrees_with_differences(name, settings, spread);
             assert!(worst < 1e-3, "{name} {settings:?}: {worst}");

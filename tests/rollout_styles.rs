@@ -64,7 +64,7 @@ impl Case {
 
     /// The largest difference of a sampled log-probability to what the gradient graph finds.
     fn apart(&mut self) -> f32 {
-        let sampled = Decoding::Sampled { temperature: 1.0, seed: 3, step: 1 };
+        let sampled = Decoding::Sampled { temperature: 1.0, seed: 3, step: 1, first_row: 0 };
         let (answers, prompts) = (self.answers(sampled), prompts());
         let samples: Vec<Sample<'_>> = answers
             .iter()
@@ -79,7 +79,13 @@ impl Case {
         let lengths: Vec<usize> = answers.iter().map(|a| a.tokens.len()).collect();
         assert!(lengths.iter().any(|l| *l != lengths[0]), "answers of one length: {lengths:?}");
         let batch = MicroBatch::new(&samples, 0, self.gradients.layout());
-        let settings = LossSettings { temperature: 1.0, clip: 0.2, kl: 0.0 };
+        let settings = LossSettings {
+            temperature: 1.0,
+            clip: 0.2,
+            clip_high: 0.2,
+            likelihood: false,
+            kl: 0.0,
+        };
         let base = batch.sampled_logprobs.clone();
         let step = self.gradients.run(&batch, &self.mixing, &base, settings).expect("a step");
         let apart = step.logprobs.iter().zip(&base).map(|(f, e)| (f - e).abs());

@@ -77,7 +77,13 @@ impl Case {
         let mixing = Tensor::f32(&[self.modules.len(), 1, RANK, RANK], values).unwrap();
         let (prompts, answers) = texts();
         let batch = MicroBatch::new(&samples(&prompts, &answers), 0, layout);
-        let settings = LossSettings { temperature: 0.9, clip: 0.2, kl: 0.0 };
+        let settings = LossSettings {
+            temperature: 0.9,
+            clip: 0.2,
+            clip_high: 0.2,
+            likelihood: false,
+            kl: 0.0,
+        };
         let base = batch.sampled_logprobs.clone();
         let now = graph.run(&batch, &mixing, &base, settings).expect("a run").logprobs;
         let near = MicroBatch { sampled_logprobs: now.clone(), ..batch };
@@ -95,7 +101,15 @@ fn texts() -> (Vec<Vec<u32>>, Vec<(usize, Completion)>) {
     let answers = [(0, 4), (0, 1), (0, 7), (1, 5), (2, 2), (2, 3)];
     let made = |(k, (prompt, length)): (usize, &(usize, usize))| {
         let tokens = tokens(k as u64 + 10, *length);
-        (*prompt, Completion { logprobs: vec![0.0; tokens.len()], tokens, stopped: true })
+        (
+            *prompt,
+            Completion {
+                logprobs: vec![0.0; tokens.len()],
+                tokens,
+                stopped: true,
+                ..Completion::default()
+            },
+        )
     };
     (prompts, answers.iter().enumerate().map(made).collect())
 }

@@ -140,7 +140,7 @@ fn an_output_never_replaces_an_input_and_needs_a_folder() {
         place.refused(&args, &["is an input of this command"]);
     }
     let args = "train --model model --data data.jsonl --out out --run ./out";
-    place.refused(args, &["--out is out, which the run's journal needs"]);
+    place.refused(args, &["--out is out, which the run's folder needs"]);
     let args = "train --model model --data data.jsonl --out none/out.tla";
     place.refused(args, &["folder of none/out.tla does not exist"]);
 }
@@ -161,6 +161,16 @@ fn options_out_of_range_are_refused() {
         ("--clip 0", "--clip is 0"),
         ("--updates 0", "--updates is 0"),
         ("--kl NaN", "--kl is NaN"),
+        ("--clip-high 0", "--clip-high is 0"),
+        ("--max-grad-norm=-1", "--max-grad-norm is -1"),
+        ("--guard NaN", "--guard is NaN"),
+        ("--patience 0", "--patience is 0"),
+        ("--target-reward inf", "--target-reward is inf"),
+        ("--rollout-batch 0", "--rollout-batch is 0"),
+        ("--objective sft --target-reward 1", "sft has no reward"),
+        ("--projection unit --seed search:5", "a unit projection draws nothing"),
+        ("--projection unit --rank 3 --width 13", "groups of 9 numbers, not 13"),
+        ("--projection unit --params 13", "groups of 4 numbers, not 13"),
         ("--survey 0", "--survey is 0"),
         ("--params 13 --groups 2", "13 numbers are not 2 groups of equal size"),
         ("--params 52 --width 13", "52 numbers are not 1 groups of 13"),
@@ -213,7 +223,9 @@ fn an_old_journal_is_not_overwritten() {
     fs::create_dir(place.path("out.tla.run")).unwrap();
     place.write("out.tla.run/journal.jsonl", "{}\n");
     let args = "train --model model --data data.jsonl --out out.tla";
-    refused_with_runtime(&place, args, "journal.jsonl exists already. Choose another run folder");
+    let word = "out.tla.run holds a run already. Go on with --resume, choose another run folder";
+    refused_with_runtime(&place, args, word);
+    refused_with_runtime(&place, &format!("{args} --resume"), "holds a run already");
 }
 
 #[test]

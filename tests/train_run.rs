@@ -1,131 +1,18 @@
 //! `tla train` and `tla eval` from the outside: the files they leave, and that a run repeats.
 #![cfg(all(feature = "cli", feature = "train"))]
 
+mod training;
+
 use std::{
     fs,
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    path::Path,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
-use tempfile::TempDir;
-use tla::train::journal::{Line, Placement, Record, Step, read};
-
-/// Few and short answers: the numbers need not get better here.
-const SHORT: [&str; 12] = [
-    "--problems",
-    "4",
-    "--samples",
-    "4",
-    "--steps",
-    "2",
-    "--max-tokens",
-    "32",
-    "--threads",
-    "2",
-    "--run-seed",
-    "3",
-];
-
-const DOWN: [&str; 4] = ["--roles", "down", "--seed", "7"];
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
-}
-
-fn tla(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tla"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).output().unwrap()
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// What a command that must succeed prints with --json.
-fn told(arguments: &[&str]) -> Value {
-    let output = tla(&[arguments, &["--json"]].concat());
-    assert!(output.status.success(), "{}", said(&output));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// A model and its problems, as arguments.
-fn on(data: &str) -> Vec<String> {
-    let [model, data] = ["wordmath", data].map(|f| fixture(f).display().to_string());
-    vec!["--model".to_owned(), model, "--data".to_owned(), data]
-}
-
-/// A run in a folder of its own; later arguments win over [`SHORT`].
-struct Run {
-    folder: TempDir,
-}
-
-impl Run {
-    fn arguments(&self, more: &[&str]) -> Vec<String> {
-        let out = self.adapter().display().to_string();
-        let mut all = vec!["train".to_owned(), "--out".to_owned(), out];
-        all.extend(on("data/train.jsonl"));
-        for pair in SHORT.chunks(2).filter(|pair| !more.contains(&pair[0])) {
-            all.extend(pair.iter().map(|a| (*a).to_owned()));
-        }
-        all.extend(more.iter().map(|a| (*a).to_owned()));
-        all
-    }
-
-    fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
-    }
-
-    fn finished(more: &[&str]) -> (Self, Value) {
-        let run = Self::new();
-        let arguments = run.arguments(more);
-        let report = told(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
-        (run, report)
-    }
-
-    fn adapter(&self) -> PathBuf {
-        self.folder.path().join("a.tla")
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        fs::read(self.adapter()).unwrap()
-    }
-
-    fn journal(&self) -> PathBuf {
-        self.folder.path().join("a.tla.run/journal.jsonl")
-    }
-
-    fn lines(&self) -> Record {
-        read(&self.journal()).unwrap()
-    }
-
-    /// Every file and folder of the run, sorted.
-    fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.folder.path()).unwrap();
-        let mut names: Vec<String> =
-            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-}
-
-fn steps(found: &Record) -> Vec<&Step> {
-    let found = found.lines.iter().filter_map(|line| match line {
-        Line::Step(step) => Some(step),
-        _ => None,
-    });
-    found.collect()
-}
-
-fn placement(found: &Record) -> &Placement {
-    let mut found = found.lines.iter().filter_map(|line| match line {
-        Line::Placement(placement) => Some(placement),
-        _ => None,
-    });
-    found.next().expect("a placement")
-}
+use tla::train::journal::{Line, read};
+use training::{DOWN, Run, fixture, on, placement, steps, told};
 
 fn verified(adapter: &Path) {
     let model = fixture("wordmath").display().to_string();
@@ -148,17 +35,32 @@ fn the_journal_tells_start_placement_every_step_and_the_end() {
     let (run, report) = Run::finished(&DOWN);
     let found = run.lines();
     assert!(!found.torn);
-    let [Line::Start(start), Line::Placement(placed), Line::Step(_), Line::Step(_), Line::End(end)] =
-        &found.lines[..]
+    let [
+        Line::Start(start),
+        Line::Placement(placed),
+        Line::Step(_),
+        Line::Samples(samples),
+        Line::Step(_),
+        Line::Answers(answers),
+        Line::End(end),
+    ] = &found.lines[..]
     else {
         panic!("{:?}", found.lines);
     };
+    assert_eq!((samples.step, answers.answers.len()), (1, 8));
+    assert!(samples.samples.iter().all(|s| !s.text.is_empty() && s.line > 0), "{samples:?}");
+    assert_eq!(start.settings["--roles"], "down");
+    assert_eq!(end.shipped_step, Some(2));
     assert_eq!((start.problems, start.seed, start.steps), (2000, 3, 2));
     assert_eq!((placed.seed, placed.modules, placed.parameters), (7, 4, 13));
     assert_eq!((end.steps, end.reason.as_str()), (2, "finished"));
     assert_eq!(end.adapter.as_deref(), report["output"].as_str());
     for (at, step) in steps(&found).into_iter().enumerate() {
         assert_eq!((step.step, step.groups), (at as u64 + 1, 4));
+        assert!(step.entropy_mean.is_some_and(|e| e > 0.0 && e < 8.0), "{step:?}");
+        assert!(step.cut_share.is_some_and(|share| (0.0..1.0).contains(&share)), "{step:?}");
+        let parts = step.rollout_seconds + step.reward_seconds + step.gradient_seconds;
+        assert!(parts > 0.0 && parts <= step.seconds, "{step:?}");
     }
 }
 
@@ -233,8 +135,11 @@ fn a_killed_run_says_how_far_it_came_and_leaves_no_adapter() {
     assert!(done.iter().enumerate().all(|(at, step)| step.step == at as u64 + 1));
     assert!(!found.lines.iter().any(|line| matches!(line, Line::End(_))));
     assert_eq!(run.names(), ["a.tla.run"]);
-    let journal = fs::read_dir(run.journal().parent().unwrap()).unwrap();
-    assert_eq!(journal.count(), 1);
+    let folder = fs::read_dir(run.journal().parent().unwrap()).unwrap();
+    let mut names: Vec<_> = folder.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name != "state.json.next");
+    names.sort();
+    assert_eq!(names, ["journal.jsonl", "state.json"]);
 }
 
 #[test]

@@ -4,10 +4,11 @@
 //!
 //! ```text
 //! ρ = exp(ℓ − ℓ_old)      k = exp(ℓ_base − ℓ) − (ℓ_base − ℓ) − 1
-//! loss = − Σₙ weightₙ · ( min(ρ·A, clip(ρ, low, high)·A) − kl·k )
+//! loss = − Σₙ weightₙ · ( (1 − λ)·min(ρ·A, clip(ρ, low, high)·A) + λ·A·ℓ − kl·k )
 //! ```
 //!
-//! GRPO's clipped objective with the non-negative estimate of the divergence from the base
+//! λ = 0 is reinforcement learning, λ = 1 with A = 1 the likelihood of given answers (SFT), so that
+//! both are the same graph. GRPO's clipped objective with the non-negative estimate of the divergence from the base
 //! (paper, section 4; `kl` = 0 leaves it out). The head runs in float32 and only on the positions
 //! that predict a completion's tokens: hidden states are gathered before the last matrix product.
 
@@ -41,6 +42,8 @@ pub const SHARPNESS: &str = "tla_inverse_temperature";
 pub const LOW: &str = "tla_ratio_low";
 /// float32 scalar: the largest ratio that still counts.
 pub const HIGH: &str = "tla_ratio_high";
+/// float32 scalar: λ, how much of the objective is the plain log-likelihood, 0 or 1.
+pub const LIKELIHOOD: &str = "tla_likelihood";
 /// float32 scalar: weight of the divergence from the base.
 pub const KL: &str = "tla_kl_weight";
 
@@ -66,7 +69,7 @@ pub fn loss_patch(graph: &GraphProto, logits: &str) -> Result<Patch, AutodiffErr
     for name in [ADVANTAGES, OLD, BASE, WEIGHTS] {
         patch.edits.push(Edit::AddInput(per_token(name, DataType::Float)));
     }
-    for name in [SHARPNESS, LOW, HIGH, KL] {
+    for name in [SHARPNESS, LOW, HIGH, LIKELIHOOD, KL] {
         patch.edits.push(Edit::AddInput(tensor_value(name, DataType::Float, &[])));
     }
     patch.edits.push(Edit::AddInitializer(tensor_i64("tla_loss/last", &[1], &[1])));
@@ -150,7 +153,12 @@ fn objective(scores: &str) -> Vec<NodeProto> {
     add("Sub", ".excess", &[".drifted", ".drift"], None);
     add("Sub", ".divergence", &[".excess", ".one"], None);
     add("Mul", ".penalty", &[".divergence", KL], None);
-    add("Sub", ".objective", &[".surrogate", ".penalty"], None);
+    add("Sub", ".rest", &[".one", LIKELIHOOD], None);
+    add("Mul", ".reinforced", &[".surrogate", ".rest"], None);
+    add("Mul", ".pull", &[ADVANTAGES, LIKELIHOOD], None);
+    add("Mul", ".likelihood", &[LOGPROBS, ".pull"], None);
+    add("Add", ".reward", &[".reinforced", ".likelihood"], None);
+    add("Sub", ".objective", &[".reward", ".penalty"], None);
     add("Mul", ".weighted", &[".objective", WEIGHTS], None);
     add("ReduceSum", ".total", &[".weighted"], Some(("keepdims", 0)));
     add("Neg", LOSS, &[".total"], None);

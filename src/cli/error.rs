@@ -140,6 +140,10 @@ pub enum CliError {
     #[cfg(feature = "train")]
     #[error(transparent)]
     Report(#[from] ReportError),
+    /// Ctrl-C would end a run without a word.
+    #[cfg(feature = "train")]
+    #[error("cannot listen for signals: {0}. Check the limits of this session")]
+    Signals(io::Error),
     /// The threads of a pool did not start.
     #[error("no {threads} threads could be started: {reason}. Ask for fewer with --threads")]
     Threads {

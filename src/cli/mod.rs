@@ -18,6 +18,10 @@ mod files;
 mod graft;
 mod import;
 mod inspect;
+#[cfg(feature = "train")]
+mod interrupt;
+#[cfg(feature = "train")]
+mod learn_options;
 mod manifest;
 mod merge;
 mod names;
@@ -38,8 +42,14 @@ mod threads;
 mod train;
 #[cfg(feature = "train")]
 mod train_options;
+#[cfg(feature = "train")]
+mod train_settings;
+#[cfg(feature = "train")]
+mod train_talk;
 mod verify;
 
+#[cfg(feature = "train")]
+use crate::train::TrainError;
 use clap::{Parser, error::ErrorKind};
 use error::CliError;
 use output::Output;
@@ -125,9 +135,18 @@ pub fn run() -> ExitCode {
         Ok(Verdict::No) => NO,
         Err(error) => {
             out.fail(&error);
-            COULD_NOT_SAY
+            status(&error)
         }
     })
+}
+
+/// Could not say, unless whoever asked did not want to hear it.
+fn status(error: &CliError) -> u8 {
+    match error {
+        #[cfg(feature = "train")]
+        CliError::Train(TrainError::Interrupted { .. }) => interrupt::INTERRUPTED,
+        _ => COULD_NOT_SAY,
+    }
 }
 
 /// Help that was asked for is a result; anything else is a wrong call.

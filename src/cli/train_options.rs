@@ -1,38 +1,38 @@
-//! The options of `tla train`: the form of the update, its placement, and how it learns.
+//! The options of `tla train` that say what is trained: the form of the update and its placement.
 
 use clap::{Args, ValueEnum};
 
 use super::CliError;
 use crate::{
-    format::{Role, RoleSet, Scalar, Split, Tying},
+    format::{Projection, Role, RoleSet, Scalar, Split, Tying},
     train::{
         TrainError,
-        explore::Exploration,
         placement::scout::Effort,
         plan::{Form, Seed, Site},
-        run::Recipe,
     },
 };
 
 /// The numbers that are trained unless something else is said (paper, section 5).
 const PARAMS: u32 = 13;
-/// The most answers that are sampled at once.
-const MOST_ANSWERS: usize = 1 << 16;
-/// The most tokens an answer may be allowed.
-const MOST_TOKENS: usize = 1 << 20;
+/// The seeds that are compared unless something else is said.
+const SEEDS: u64 = 4096;
 /// The most seeds that are compared.
 const MOST_SEEDS: u64 = 1 << 24;
 
 /// The form of the update.
 #[derive(Args)]
 pub struct FormArgs {
-    /// Numbers to train: width × groups [default: 13]
+    /// Where the directions come from: "seeded" draws as many as there are numbers in a group,
+    /// "unit" has one for each entry of R (LoRA-XS), rank² of them
+    #[arg(long, value_enum, default_value_t = ProjectionArg::Seeded, help_heading = "Update")]
+    projection: ProjectionArg,
+    /// Numbers to train: width × groups [default: 13, or groups × rank² under "unit"]
     #[arg(long, value_name = "N", help_heading = "Update")]
     params: Option<u32>,
-    /// Numbers per group [default: params / groups]
+    /// Numbers per group [default: params / groups, or rank² under "unit"]
     #[arg(long, value_name = "U", help_heading = "Update")]
     width: Option<u16>,
-    /// Groups of modules, each with numbers of its own
+    /// Groups of modules, each with numbers of its own; as many as modules is LoRA-XS as published
     #[arg(long, value_name = "G", default_value_t = 1, help_heading = "Update")]
     groups: u16,
     /// Rank of the update
@@ -64,50 +64,18 @@ pub struct PlaceArgs {
     /// With given roles: the number of layers, 0 for all
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Placement")]
     layers: u16,
-    /// Seed of the projection, or "search:N" for the best of N
-    #[arg(long, value_name = "SEED", default_value = "search:4096", help_heading = "Placement")]
-    seed: String,
+    /// Seed of the projection, or "search:N" for the best of N [default: search:4096]
+    #[arg(long, value_name = "SEED", help_heading = "Placement")]
+    seed: Option<String>,
     /// Batches of answers the gradient is measured on before it is placed
     #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Placement")]
     survey: usize,
 }
 
-/// How it learns.
-#[derive(Args)]
-pub struct LearnArgs {
-    /// Training steps
-    #[arg(long, value_name = "N", default_value_t = 60, help_heading = "Learning")]
-    steps: usize,
-    /// Problems per step
-    #[arg(long, value_name = "N", default_value_t = 24, help_heading = "Learning")]
-    problems: usize,
-    /// Answers sampled per problem
-    #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Learning")]
-    samples: usize,
-    /// Longest answer, in tokens; a longer one is cut and worth nothing
-    #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Learning")]
-    max_tokens: usize,
-    /// Sampling temperature
-    #[arg(long, value_name = "T", default_value_t = 1.0, help_heading = "Learning")]
-    temperature: f32,
-    /// Adam's step size
-    #[arg(long, value_name = "RATE", default_value_t = 0.03, help_heading = "Learning")]
-    learning_rate: f64,
-    /// Gradient steps per batch of answers
-    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Learning")]
-    updates: usize,
-    /// Clip probability ratios to 1 ± this
-    #[arg(long, value_name = "EPS", default_value_t = 0.2, help_heading = "Learning")]
-    clip: f32,
-    /// Weight of the divergence from the base
-    #[arg(long, value_name = "BETA", default_value_t = 0.0, help_heading = "Learning")]
-    kl: f32,
-    /// Most positions in one pass of the gradient graph; bounds memory
-    #[arg(long, value_name = "N", default_value_t = 8192, help_heading = "Learning")]
-    micro_tokens: usize,
-    /// Seed of the order of problems and of the samples
-    #[arg(long, value_name = "SEED", default_value_t = 0, help_heading = "Learning")]
-    run_seed: u64,
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ProjectionArg {
+    Seeded,
+    Unit,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -133,10 +101,15 @@ impl FormArgs {
     /// The form asked for.
     pub fn form(&self) -> Result<Form, CliError> {
         let groups = u32::from(self.groups);
+        let square = u32::from(self.rank).pow(2);
+        let (projection, usual) = match self.projection {
+            ProjectionArg::Seeded => (Projection::Seeded, PARAMS),
+            ProjectionArg::Unit => (Projection::Unit, square * groups),
+        };
         let width = match (self.params, self.width) {
             (None, Some(width)) => u32::from(width),
             (params, width) => {
-                let params = params.unwrap_or(PARAMS);
+                let params = params.unwrap_or(usual);
                 let equal = params.checked_div(groups).unwrap_or(0);
                 let fits = equal > 0 && equal * groups == params;
                 if !fits || width.is_some_and(|width| u32::from(width) != equal) {
@@ -149,6 +122,13 @@ impl FormArgs {
                 equal
             }
         };
+        if projection == Projection::Unit && width != square {
+            return Err(CliError::Usage(format!(
+                "a unit projection of rank {} has groups of {square} numbers, not {width}. Leave \
+                 --params and --width out, or choose another --rank",
+                self.rank
+            )));
+        }
         let width = u16::try_from(width).map_err(|_| {
             CliError::Usage(format!("a group of {width} numbers is too wide. Give more --groups"))
         })?;
@@ -156,6 +136,7 @@ impl FormArgs {
             rank: self.rank,
             width,
             groups: self.groups,
+            projection,
             tying: match self.tying {
                 TyingArg::Tiled => Tying::Tiled,
                 TyingArg::Structured => Tying::Structured,
@@ -209,15 +190,20 @@ impl PlaceArgs {
         }
     }
 
-    /// The projection asked for.
-    pub fn seed(&self) -> Result<Seed, CliError> {
+    /// The projection asked for: the best of many, or none where nothing is drawn.
+    pub fn seed(&self, projection: Projection) -> Result<Seed, CliError> {
+        let Some(seed) = &self.seed else {
+            return Ok(match projection {
+                Projection::Seeded => Seed::Search(SEEDS),
+                Projection::Unit => Seed::Given(0),
+            });
+        };
         let wrong = || {
             CliError::Usage(format!(
-                "'{}' is no seed. Give a number, or search:N with N of at least 1",
-                self.seed
+                "'{seed}' is no seed. Give a number, or search:N with N of at least 1"
             ))
         };
-        match self.seed.strip_prefix("search:") {
+        let found = match seed.strip_prefix("search:") {
             Some(n) => match n.parse() {
                 Ok(n) if n > MOST_SEEDS => Err(CliError::Usage(format!(
                     "{n} seeds are too many. Search at most {MOST_SEEDS}"
@@ -225,66 +211,14 @@ impl PlaceArgs {
                 Ok(n) if n > 0 => Ok(Seed::Search(n)),
                 _ => Err(wrong()),
             },
-            None => Ok(Seed::Given(self.seed.parse().map_err(|_| wrong())?)),
+            None => Ok(Seed::Given(seed.parse().map_err(|_| wrong())?)),
+        }?;
+        match (projection, found) {
+            (Projection::Unit, Seed::Search(_)) => Err(CliError::Usage(format!(
+                "--seed is {seed}, and a unit projection draws nothing that a seed could be \
+                 searched for. Leave --seed out"
+            ))),
+            _ => Ok(found),
         }
-    }
-}
-
-impl LearnArgs {
-    /// The recipe asked for.
-    pub fn recipe(&self, scalar: Scalar) -> Result<Recipe, CliError> {
-        let positive = |name: &str, value: f64| {
-            if value.is_finite() && value > 0.0 {
-                return Ok(());
-            }
-            Err(CliError::Usage(format!("--{name} is {value}. Give a number above 0")))
-        };
-        for (name, value) in [
-            ("steps", self.steps as f64),
-            ("problems", self.problems as f64),
-            ("max-tokens", self.max_tokens as f64),
-            ("temperature", f64::from(self.temperature)),
-            ("learning-rate", self.learning_rate),
-            ("updates", self.updates as f64),
-            ("clip", f64::from(self.clip)),
-            ("micro-tokens", self.micro_tokens as f64),
-        ] {
-            positive(name, value)?;
-        }
-        if self.samples < 2 {
-            return Err(CliError::Usage(
-                "--samples is below 2, and answers are compared within their group. Give 2 or more"
-                    .to_owned(),
-            ));
-        }
-        let answers = self.problems.saturating_mul(self.samples);
-        for (what, value, most) in [
-            ("--problems times --samples", answers, MOST_ANSWERS),
-            ("--max-tokens", self.max_tokens, MOST_TOKENS),
-        ] {
-            if value > most {
-                return Err(CliError::Usage(format!("{what} is {value}. Give at most {most}")));
-            }
-        }
-        if !(self.kl.is_finite() && self.kl >= 0.0) {
-            return Err(CliError::Usage(format!("--kl is {}. Give 0 or more", self.kl)));
-        }
-        Ok(Recipe {
-            steps: self.steps,
-            problems: self.problems,
-            exploration: Exploration {
-                samples: self.samples,
-                max_tokens: self.max_tokens,
-                temperature: self.temperature,
-                seed: self.run_seed,
-                normalise: true,
-            },
-            learning_rate: self.learning_rate,
-            updates: self.updates,
-            clip: self.clip,
-            kl: self.kl,
-            micro_tokens: self.micro_tokens,
-            scalar,
-        })
     }
 }

@@ -26,6 +26,8 @@ pub enum Decoding {
         seed: u64,
         /// Second name of the stream: the training step.
         step: u64,
+        /// Third name of the stream for the first answer; the next have those that follow.
+        first_row: u64,
     },
 }
 
@@ -55,6 +57,9 @@ pub struct Completion {
     pub logprobs: Vec<f32>,
     /// Whether it ended by itself.
     pub stopped: bool,
+    /// Sum over its tokens of the entropy, in nats, of the distribution they were drawn from; 0
+    /// under greedy decoding.
+    pub entropy: f64,
 }
 
 /// Answers `plan.samples` times to each prompt; answer s of prompt p is at p·samples + s. The
@@ -185,11 +190,12 @@ impl Live {
             let answer = &mut answers[row.answer];
             let (token, logprob) = match plan.decoding {
                 Decoding::Greedy => (greedy(scores)?, 0.0),
-                Decoding::Sampled { temperature, seed, step } => {
-                    let (row, position) = (row.answer as u64, answer.tokens.len() as u64);
-                    let chance = uniform(seed, step, row, position);
-                    let (token, logprob) = sample(scores, temperature, chance)?;
-                    (token, logprob as f32)
+                Decoding::Sampled { temperature, seed, step, first_row } => {
+                    let row = first_row + row.answer as u64;
+                    let chance = uniform(seed, step, row, answer.tokens.len() as u64);
+                    let drawn = sample(scores, temperature, chance)?;
+                    answer.entropy += drawn.entropy;
+                    (drawn.token, drawn.log_probability as f32)
                 }
             };
             answer.tokens.push(token);

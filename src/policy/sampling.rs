@@ -64,12 +64,22 @@ pub fn uniform(seed: u64, step: u64, row: u64, position: u64) -> f64 {
     (word >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// Draws a token from softmax(`logits` / `temperature`) by the uniform number in \[0, 1), and
-/// returns it with its log-probability under that distribution.
+/// A token that was drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Drawn {
+    /// The token.
+    pub token: u32,
+    /// Its log-probability under the distribution it was drawn from.
+    pub log_probability: f64,
+    /// The entropy of that distribution, in nats.
+    pub entropy: f64,
+}
+
+/// Draws a token from softmax(`logits` / `temperature`) by the uniform number in \[0, 1).
 ///
 /// The token is the first whose cumulative weight exceeds `uniform` times the total; weights
 /// are summed in f64 in the order of the vocabulary.
-pub fn sample(logits: &[f32], temperature: f32, uniform: f64) -> Result<(u32, f64), SamplingError> {
+pub fn sample(logits: &[f32], temperature: f32, uniform: f64) -> Result<Drawn, SamplingError> {
     let softmax = Softmax::new(logits, temperature)?;
     if !(0.0..1.0).contains(&uniform) {
         return Err(SamplingError::Uniform { value: uniform });
@@ -85,7 +95,11 @@ pub fn sample(logits: &[f32], temperature: f32, uniform: f64) -> Result<(u32, f6
             break;
         }
     }
-    Ok((chosen as u32, softmax.log_probability(logits[chosen])))
+    Ok(Drawn {
+        token: chosen as u32,
+        log_probability: softmax.log_probability(logits[chosen]),
+        entropy: softmax.entropy(),
+    })
 }
 
 /// The log-probability of `token` under softmax(`logits` / `temperature`); the arithmetic of
@@ -125,6 +139,8 @@ struct Softmax {
     largest: f64,
     temperature: f64,
     total: f64,
+    /// Σ weight · exponent.
+    spread: f64,
 }
 
 impl Softmax {
@@ -134,8 +150,18 @@ impl Softmax {
         }
         let peak = peak(logits)?;
         let (largest, temperature) = (f64::from(logits[peak]), f64::from(temperature));
-        let mut softmax = Self { peak, largest, temperature, total: 0.0 };
-        softmax.total = logits.iter().fold(0.0, |sum, logit| sum + softmax.weight(*logit));
+        let mut softmax = Self { peak, largest, temperature, total: 0.0, spread: 0.0 };
+        let (mut total, mut spread) = (0.0, 0.0);
+        for logit in logits {
+            let exponent = softmax.exponent(*logit);
+            let weight = exponent.exp();
+            total += weight;
+            // An exponent may be −∞ at a tiny temperature, and 0 · ∞ is no number.
+            if weight > 0.0 {
+                spread += weight * exponent;
+            }
+        }
+        (softmax.total, softmax.spread) = (total, spread);
         Ok(softmax)
     }
 
@@ -149,6 +175,11 @@ impl Softmax {
 
     fn log_probability(&self, logit: f32) -> f64 {
         self.exponent(logit) - self.total.ln()
+    }
+
+    /// −Σ p·ln p = ln Z − Σ p·exponent; rounding must not make it negative.
+    fn entropy(&self) -> f64 {
+        (self.total.ln() - self.spread / self.total).max(0.0)
     }
 }
 
@@ -181,9 +212,8 @@ mod tests {
             let n = 20_000;
             let mut counts = [0u32; 4];
             for i in 0..n {
-                let (token, _) =
-                    sample(&logits, temperature, uniform(7, 3, i / 100, i % 100)).unwrap();
-                counts[token as usize] += 1;
+                let drawn = sample(&logits, temperature, uniform(7, 3, i / 100, i % 100)).unwrap();
+                counts[drawn.token as usize] += 1;
             }
             for (token, count) in counts.iter().enumerate() {
                 let p = log_probability(&logits, temperature, token as u32).unwrap().unwrap().exp();
@@ -225,18 +255,20 @@ mod tests {
     #[test]
     fn extreme_logits_and_temperatures_stay_finite() {
         let logits = [f32::MAX, f32::MIN, 0.0];
-        assert_eq!(sample(&logits, 1.0, 0.999_999), Ok((0, 0.0)));
-        let (_, log_probability) = sample(&[80.0, 90.0, 100.0], 1e-3, 0.5).unwrap();
-        assert_eq!(log_probability, 0.0);
-        let (_, log_probability) = sample(&logits, f32::MAX, 0.5).unwrap();
-        assert!(log_probability.is_finite());
+        let sure = Drawn { token: 0, log_probability: 0.0, entropy: 0.0 };
+        assert_eq!(sample(&logits, 1.0, 0.999_999), Ok(sure));
+        assert_eq!(sample(&logits, f32::MIN_POSITIVE, 0.999_999), Ok(sure));
+        let drawn = sample(&[80.0, 90.0, 100.0], 1e-3, 0.5).unwrap();
+        assert_eq!((drawn.log_probability, drawn.entropy), (0.0, 0.0));
+        let drawn = sample(&logits, f32::MAX, 0.5).unwrap();
+        assert!(drawn.log_probability.is_finite() && drawn.entropy.is_finite());
     }
 
     #[test]
     fn a_token_of_no_weight_is_never_drawn() {
         let last = 1.0 - f64::EPSILON / 2.0;
-        assert_eq!(sample(&[-5000.0, 0.0, -5000.0], 1.0, last).unwrap().0, 1);
-        assert_eq!(sample(&[-5000.0, 0.0, -5000.0], 1.0, 0.0).unwrap().0, 1);
+        assert_eq!(sample(&[-5000.0, 0.0, -5000.0], 1.0, last).unwrap().token, 1);
+        assert_eq!(sample(&[-5000.0, 0.0, -5000.0], 1.0, 0.0).unwrap().token, 1);
     }
 
     proptest! {
@@ -259,9 +291,23 @@ mod tests {
         fn a_sample_is_a_token_with_the_log_probability_of_that_token(
             logits in prop::collection::vec(-20.0f32..20.0, 1..50), uniform in 0.0f64..1.0,
         ) {
-            let (token, found) = sample(&logits, 0.7, uniform).unwrap();
-            prop_assert_eq!(log_probability(&logits, 0.7, token), Ok(Some(found)));
-            prop_assert!(found <= 0.0);
+            let found = sample(&logits, 0.7, uniform).unwrap();
+            let again = log_probability(&logits, 0.7, found.token);
+            prop_assert_eq!(again, Ok(Some(found.log_probability)));
+            prop_assert!(found.log_probability <= 0.0);
+        }
+
+        #[test]
+        fn the_entropy_is_the_mean_of_minus_the_log_probability(
+            logits in prop::collection::vec(-20.0f32..20.0, 1..50), temperature in 0.1f32..4.0,
+        ) {
+            let mut expected = 0.0;
+            for token in 0..logits.len() as u32 {
+                let p = log_probability(&logits, temperature, token).unwrap().unwrap();
+                expected -= p.exp() * p;
+            }
+            let found = sample(&logits, temperature, 0.5).unwrap().entropy;
+            prop_assert!((found - expected).abs() < 1e-9, "{} {}", found, expected);
         }
     }
 }

@@ -46,6 +46,17 @@ impl Voice {
         Ok(self.tokenizer.decode(&completion.tokens[..end])?)
     }
 
+    /// A given text as an answer that ends by itself.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses it.
+    pub fn answer(&self, text: &str) -> Result<Completion, PolicyError> {
+        let mut tokens = self.tokenizer.encode(text)?;
+        tokens.extend(self.stop().first());
+        let logprobs = vec![0.0; tokens.len()];
+        Ok(Completion { tokens, logprobs, stopped: true, ..Completion::default() })
+    }
+
     /// The tokens that end an answer.
     pub fn stop(&self) -> &[u32] {
         self.tokenizer.stop()

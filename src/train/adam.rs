@@ -146,6 +146,14 @@ impl Adam {
         &self.settings
     }
 
+    /// The learning rate of the steps that follow.
+    pub fn set_learning_rate(&mut self, learning_rate: f64) -> Result<(), AdamError> {
+        let settings = AdamSettings { learning_rate, ..self.settings };
+        settings.check()?;
+        self.settings = settings;
+        Ok(())
+    }
+
     /// Steps taken so far.
     pub fn steps(&self) -> u64 {
         self.steps
@@ -174,6 +182,21 @@ impl Adam {
         *self = next.checked()?;
         Ok(())
     }
+}
+
+/// The Euclidean norm, summed from first to last.
+pub fn norm(values: &[f64]) -> f64 {
+    values.iter().map(|x| x * x).sum::<f64>().sqrt()
+}
+
+/// The gradient, shortened to the norm `most` where it is longer.
+pub fn shortened(gradient: &[f64], most: Option<f64>) -> Vec<f64> {
+    let length = norm(gradient);
+    let factor = match most {
+        Some(most) if length > most => most / length,
+        _ => 1.0,
+    };
+    gradient.iter().map(|g| g * factor).collect()
 }
 
 /// `base^exponent` by repeated squaring: the same bits on every machine, unlike `powf`.
@@ -307,6 +330,25 @@ mod tests {
         assert_eq!(adam.step(&[0.0]), Err(AdamError::Length { expected: 2, found: 1 }));
         assert!(matches!(adam.step(&[1e200, 0.0]), Err(AdamError::NotFinite { index: 0, .. })));
         assert_eq!(adam, before);
+    }
+
+    #[test]
+    fn a_long_gradient_is_shortened_and_a_short_one_is_not() {
+        assert_eq!(shortened(&[3.0, -4.0], Some(1.0)), [0.6000000000000001, -0.8]);
+        assert_eq!(shortened(&[3.0, -4.0], Some(5.0)), [3.0, -4.0]);
+        assert_eq!(shortened(&[3.0, -4.0], None), [3.0, -4.0]);
+        assert!(shortened(&[f64::NAN], Some(1.0))[0].is_nan());
+        assert_eq!(shortened(&[0.0], Some(1.0)), [0.0]);
+    }
+
+    #[test]
+    fn a_learning_rate_counts_from_the_next_step() {
+        let mut adam = adam(&[0.0], 0.01);
+        adam.set_learning_rate(0.5).unwrap();
+        adam.step(&[1.0]).unwrap();
+        assert!((adam.v()[0] + 0.5).abs() < 1e-6);
+        assert!(adam.set_learning_rate(0.0).is_err());
+        assert_eq!(adam.settings().learning_rate, 0.5);
     }
 
     #[test]

@@ -139,7 +139,8 @@ mod tests {
     use super::*;
 
     fn completion(tokens: &[u32]) -> Completion {
-        Completion { tokens: tokens.to_vec(), logprobs: vec![-0.5; tokens.len()], stopped: true }
+        let logprobs = vec![-0.5; tokens.len()];
+        Completion { tokens: tokens.to_vec(), logprobs, stopped: true, ..Completion::default() }
     }
 
     #[test]

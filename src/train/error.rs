@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::{
     adam::AdamError,
-    journal::JournalError,
+    folder::FolderError,
     placement::{mean_gradient::GradientError, modules::PlacementError},
     reward::RewardError,
 };
@@ -68,9 +68,20 @@ pub enum TrainError {
     /// The adapter cannot be encoded.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// The journal cannot be written.
+    /// The run was told to stop.
+    #[error(
+        "interrupted after step {step} of {steps}, which is kept. Go on with the same command and \
+         --resume"
+    )]
+    Interrupted {
+        /// Steps done.
+        step: u64,
+        /// Steps planned.
+        steps: u64,
+    },
+    /// The run folder cannot be used.
     #[error(transparent)]
-    Journal(#[from] JournalError),
+    Folder(#[from] FolderError),
     /// An answer cannot be judged.
     #[error(transparent)]
     Reward(#[from] RewardError),

@@ -1,11 +1,14 @@
 //! From a plan and problems to an adapter: place, train, bind, encode.
 
-use std::time::Instant;
+use std::{sync::atomic::AtomicBool, time::Instant};
 
 use super::{
     TrainError,
     data::Problem,
-    journal::{Journal, Line, Placement, Step},
+    excerpts,
+    folder::RunFolder,
+    guard::Ending,
+    journal::{Line, Placement},
     placement::{
         mean_gradient::MeanGradient,
         modules::choose_modules,
@@ -13,14 +16,15 @@ use super::{
         seed_search::{captured, search_seed},
     },
     plan::{Plan, Seed, Site, Wish},
+    recipe::Recipe,
     reward::Reward,
-    run::{Recipe, train},
+    run::{Trained, train},
     student::{Frozen, Student, freeze},
 };
 use crate::{
-    format::{Header, ModuleId, RoleSet, encode_to_vec},
+    format::{Header, ModuleId, Role, RoleSet, encode_to_vec},
     policy::live::Live,
-    projection::{Geometry, ProjectionError, factors, factors_digest, group_of, mixing},
+    projection::{Geometry, ProjectionError, factors, factors_digest, group_of, mixing, select},
     runtime::SessionOptions,
 };
 
@@ -33,8 +37,8 @@ pub enum Event<'a> {
     Survey(usize, usize),
     /// Where the update lives.
     Placed(&'a Placement),
-    /// A training step, of how many.
-    Step(&'a Step, usize),
+    /// What is written about a training step, and how many steps there are to be.
+    Training(&'a Line, usize),
 }
 
 /// A trained adapter.
@@ -48,51 +52,76 @@ pub struct Fitted {
     pub bytes: Vec<u8>,
     /// Where it lives and why.
     pub placement: Placement,
+    /// The step after which v was as it ships.
+    pub shipped_step: u64,
+    /// Steps done.
+    pub steps: u64,
+    /// Why there were no more.
+    pub ending: Ending,
     /// Wall clock time of the training steps.
     pub train_seconds: f64,
 }
 
-/// Trains the planned adapter on `problems`.
+/// Trains the planned adapter on `problems`, from where `folder` says a run of it was. It ends early
+/// when `stop` is set.
 ///
 /// # Errors
-/// If the model cannot be grafted, differentiated or run, or nothing can be learned.
+/// If the model cannot be grafted, differentiated or run, nothing can be learned, or `stop` was
+/// set.
+#[allow(clippy::too_many_arguments, reason = "the run's surroundings, each of another kind")]
 pub fn fit(
     plan: Plan<'_>,
     problems: &[Problem],
     reward: &dyn Reward,
     recipe: &Recipe,
     options: SessionOptions,
-    journal: &mut Journal,
+    folder: &mut RunFolder,
+    stop: &AtomicBool,
     watch: &mut dyn FnMut(Event<'_>),
 ) -> Result<Fitted, TrainError> {
     let Plan { model, targets, wish, voice, base_digest, candidates } = plan;
     let form = wish.form;
-    let (rank, count) = (usize::from(form.rank), candidates.len());
-    let frozen = freeze(model, targets, &candidates, rank, options.threads, &mut |done| {
+    let kept = match folder.placement() {
+        Some(record) => Some(Placed::again(record, &wish, &candidates)?),
+        None => None,
+    };
+    let first = kept.as_ref().map_or(&candidates, |placed| &placed.modules).clone();
+    let (rank, count) = (usize::from(form.rank), first.len());
+    let frozen = freeze(model, targets, &first, rank, options.threads, &mut |done| {
         watch(Event::Basis(done, count));
     })?;
     let mut student = Student::load(voice, model, targets, &frozen, form.split, true, options)?;
-    let gradient = match wish.is_measured() {
-        true => {
-            let live = Live::new(form.geometry(0), &candidates)?;
-            let of = wish.effort.batches;
-            let mut heard = |done| watch(Event::Survey(done, of));
-            Some(survey(&mut student, &live, problems, reward, recipe, wish.effort, &mut heard)?)
+    let placed = match kept {
+        Some(placed) => placed,
+        None => {
+            let gradient = match wish.is_measured() {
+                true => {
+                    let live = Live::new(form.geometry(0), &candidates)?;
+                    let of = wish.effort.batches;
+                    let mut heard = |done| watch(Event::Survey(done, of));
+                    let (student, effort) = (&mut student, wish.effort);
+                    let found =
+                        survey(student, &live, problems, reward, recipe, effort, stop, &mut heard);
+                    Some(found?)
+                }
+                false => None,
+            };
+            let threads = options.threads;
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .map_err(|error| ProjectionError::Threads { threads, reason: error.to_string() })?;
+            let placed = pool.install(|| place(&wish, &candidates, gradient.as_ref()))?;
+            folder.write(&Line::Placement(placed.record.clone()))?;
+            folder.keep_placement(&placed.record)?;
+            placed
         }
-        false => None,
     };
-    let threads = options.threads;
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .map_err(|error| ProjectionError::Threads { threads, reason: error.to_string() })?;
-    let placed = pool.install(|| place(&wish, &candidates, gradient.as_ref()))?;
     watch(Event::Placed(&placed.record));
-    journal.write(&Line::Placement(placed.record.clone()))?;
 
     let frozen: Vec<Frozen> =
         frozen.into_iter().filter(|f| placed.modules.contains(&f.module)).collect();
-    if placed.modules != candidates {
+    if placed.modules != first {
         // Two sessions of the old graft would stay beside the two of the new one.
         let Student { voice, graph, gradient } = student;
         drop((graph, gradient));
@@ -101,10 +130,16 @@ pub fn fit(
     let geometry = form.geometry(placed.record.seed);
     let live = Live::new(geometry, &placed.modules)?;
     let started = Instant::now();
-    let v = train(&mut student, &live, problems, reward, recipe, journal, &mut |step| {
-        watch(Event::Step(step, recipe.steps));
-    })?;
+    let trained =
+        train(&mut student, &live, problems, reward, recipe, folder, stop, &mut |line| {
+            watch(Event::Training(line, recipe.steps));
+        })?;
     let train_seconds = started.elapsed().as_secs_f64();
+    let Trained { v, step: shipped_step, steps, ending } = trained;
+    let (before, after) = (live.mixing(&vec![0.0; v.len()])?, live.mixing(&v)?);
+    let longest = recipe.exploration.max_tokens;
+    let pairs = excerpts::compared(&mut student, problems, reward, longest, &before, &after)?;
+    folder.write(&Line::Answers(pairs))?;
 
     let header = Header {
         roles: placed.roles,
@@ -116,13 +151,25 @@ pub fn fit(
         ..form.header()
     };
     let bytes = encode_to_vec(&header, &v)?;
-    Ok(Fitted { header, v, bytes, placement: placed.record, train_seconds })
+    let placement = placed.record;
+    Ok(Fitted { header, v, bytes, placement, shipped_step, steps, ending, train_seconds })
 }
 
 struct Placed {
     roles: RoleSet,
     modules: Vec<ModuleId>,
     record: Placement,
+}
+
+impl Placed {
+    /// The placement a run was stopped with.
+    fn again(record: &Placement, wish: &Wish, candidates: &[ModuleId]) -> Result<Self, TrainError> {
+        let roles = RoleSet::from_roles(record.roles.iter().filter_map(|r| Role::from_name(r)))?;
+        let (first_layer, layers) = (record.first_layer, record.layers);
+        let header = Header { roles, first_layer, layers, ..wish.form.header() };
+        let modules = select(&header, candidates)?;
+        Ok(Self { roles, modules, record: record.clone() })
+    }
 }
 
 fn place(

@@ -20,8 +20,12 @@ use crate::{
 pub struct LossSettings {
     /// Temperature the tokens were sampled at.
     pub temperature: f32,
-    /// Ratios are clipped to 1 − `clip` and 1 + `clip`.
+    /// Ratios are clipped to 1 − this,
     pub clip: f32,
+    /// and to 1 + this.
+    pub clip_high: f32,
+    /// Whether the objective is the likelihood of the answers, and not the clipped one.
+    pub likelihood: bool,
     /// Weight of the divergence from the base.
     pub kl: f32,
 }
@@ -140,7 +144,8 @@ pub(super) fn feeds(
     for (name, value) in [
         (loss::SHARPNESS, 1.0 / settings.temperature),
         (loss::LOW, 1.0 - settings.clip),
-        (loss::HIGH, 1.0 + settings.clip),
+        (loss::HIGH, 1.0 + settings.clip_high),
+        (loss::LIKELIHOOD, f32::from(u8::from(settings.likelihood))),
         (loss::KL, settings.kl),
     ] {
         add(name, Tensor::f32(&[], vec![value])?);

@@ -159,7 +159,8 @@ fn probe_feeds(
         weights: vec![1.0; tokens],
         sampled_logprobs: vec![0.0; tokens],
     };
-    let settings = LossSettings { temperature: 1.0, clip: 0.2, kl: 0.0 };
+    let settings =
+        LossSettings { temperature: 1.0, clip: 0.2, clip_high: 0.2, likelihood: false, kl: 0.0 };
     let mut made = feeds(interface, &batch, &batch.sampled_logprobs, settings)?;
     let mixing = Tensor::f32(&[modules, 1, rank, rank], vec![0.0; modules * rank * rank])?;
     made.push((MIXING.to_owned(), mixing));

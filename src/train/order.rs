@@ -20,6 +20,22 @@ impl Order {
         Self { count, seed, epoch: 0, left: Vec::new() }
     }
 
+    /// As far as after `taken` problems.
+    pub fn after(count: usize, seed: u64, taken: u64) -> Self {
+        let mut order = Self::new(count, seed);
+        if count > 0 {
+            let size = count as u64;
+            order.epoch = taken / size;
+            // At the end of a pass the next begins only when it is asked for.
+            let within = (taken % size) as usize;
+            if within > 0 {
+                order.refill();
+                order.left.truncate(count - within);
+            }
+        }
+        order
+    }
+
     /// The next `n` problems; nothing if there are none at all.
     pub fn take(&mut self, n: usize) -> Vec<usize> {
         let mut taken = Vec::with_capacity(n);
@@ -62,6 +78,17 @@ mod tests {
         let mut parts = Order::new(50, 1);
         assert_eq!(whole, [parts.take(20), parts.take(30)].concat());
         assert_ne!(whole, Order::new(50, 2).take(50));
+    }
+
+    #[test]
+    fn an_order_taken_up_again_goes_on_as_if_it_had_not_been_left() {
+        for taken in [0, 1, 6, 7, 8, 14, 25] {
+            let mut whole = Order::new(7, 3);
+            whole.take(taken);
+            let mut again = Order::after(7, 3, taken as u64);
+            assert_eq!(again.take(10), whole.take(10), "{taken}");
+        }
+        assert!(Order::after(0, 1, 5).take(1).is_empty());
     }
 
     #[test]

@@ -136,7 +136,8 @@ mod tests {
     use crate::{policy::rollout::Completion, train::batch::MicroBatch};
 
     fn completion(length: usize) -> Completion {
-        Completion { tokens: vec![1; length], logprobs: vec![-0.5; length], stopped: true }
+        let logprobs = vec![-0.5; length];
+        Completion { tokens: vec![1; length], logprobs, stopped: true, ..Completion::default() }
     }
 
     fn samples<'a>(

@@ -19,6 +19,8 @@ pub struct Form {
     pub width: u16,
     /// Groups, g.
     pub groups: u16,
+    /// Where the directions come from: drawn from a seed, or one for each entry of R (LoRA-XS).
+    pub projection: Projection,
     /// Which modules share a group.
     pub tying: Tying,
     /// Where the singular values go.
@@ -75,7 +77,7 @@ impl Form {
             split: self.split,
             tying: self.tying,
             rank: self.rank,
-            projection: Projection::Seeded,
+            projection: self.projection,
             width: self.width,
             groups: self.groups,
             roles: RoleSet::LINEAR,

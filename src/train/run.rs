@@ -3,27 +3,36 @@
 //! One step: take the next problems, sample a group of answers to each from the current v, score
 //! them, compare each answer with its group (GRPO), sum the exact gradient of the clipped
 //! objective over micro-batches, pull it back to v, and let Adam move the f32 master copy. What
-//! the graphs see is always v rounded to the type it ships in.
+//! the graphs see is always v rounded to the type it ships in. Under SFT the answers are the
+//! dataset's solutions, and the objective is their likelihood; the rest is the same.
 //!
-//! Every token of a batch weighs the same, as in DAPO, where GRPO as first published weighs every
-//! answer the same.
+//! After every step the run folder holds what the next one starts from, so a run that is stopped
+//! at any moment goes on to the same bits.
 //!
 //! Simplifications: one process, one adapter, rewards computed where the loop runs; groups whose
-//! answers are all worth the same are left out unless the divergence from the base counts, because
-//! their gradient is zero.
+//! answers are all worth the same are left out, of the loss and of what it is divided by, unless
+//! the divergence from the base counts, because their gradient is zero.
 
-use std::time::Instant;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
 
 use super::{
     TrainError,
-    adam::{Adam, AdamSettings},
+    adam::{Adam, AdamSettings, norm, shortened},
     batch::{MicroBatch, Sample},
     data::Problem,
-    explore::{Exploration, Group, explore},
+    diagnostics::{Ratios, score, summary},
+    excerpts,
+    explore::{Group, batch},
+    folder::{Progress, RunFolder},
     gradient::{GradientGraph, LossSettings},
-    journal::{Journal, Line, Step},
+    guard::{Ending, Guard, Score},
+    journal::{Line, Restore},
     order::Order,
     partition::{distinct, micro_batches},
+    recipe::{Objective, Recipe},
     reward::Reward,
     student::Student,
 };
@@ -33,95 +42,139 @@ use crate::{
     runtime::Tensor,
 };
 
-/// What the loop is told.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Recipe {
-    /// How many batches of answers are sampled, each followed by its updates.
-    pub steps: usize,
-    /// Problems per step.
-    pub problems: usize,
-    /// How answers are sampled and compared.
-    pub exploration: Exploration,
-    /// Adam's step size.
-    pub learning_rate: f64,
-    /// Gradient steps per batch of answers.
-    pub updates: usize,
-    /// Ratios are clipped to 1 ± this.
-    pub clip: f32,
-    /// Weight of the divergence from the base; 0 leaves it out.
-    pub kl: f32,
-    /// The most positions, padding included, in one pass of the gradient graph.
-    pub micro_tokens: usize,
-    /// The type v ships in.
-    pub scalar: Scalar,
+/// What came out of training.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trained {
+    /// v, rounded to the type it ships in.
+    pub v: Vec<f32>,
+    /// The step after which it was so, 0 for the start.
+    pub step: u64,
+    /// Steps done.
+    pub steps: u64,
+    /// Why there were no more.
+    pub ending: Ending,
 }
 
-/// Trains v from zero; gives it rounded to the type it ships in. `watch` sees every step.
+/// Trains v from zero, or from where `folder` says it was. `watch` sees what is written about
+/// every step; the run ends between two of them when `stop` is set.
 ///
 /// # Errors
-/// If the runtime fails, the reward cannot judge an answer, a gradient is not finite, or in no step
-/// was one answer to a problem worth more than another.
+/// If the runtime fails, the reward cannot judge an answer, a gradient is not finite, in no step
+/// was one answer to a problem worth more than another, or `stop` was set.
+#[allow(clippy::too_many_arguments, reason = "the loop's surroundings, each of another kind")]
 pub fn train(
     student: &mut Student,
     live: &Live,
     problems: &[Problem],
     reward: &dyn Reward,
     recipe: &Recipe,
-    journal: &mut Journal,
-    watch: &mut dyn FnMut(&Step),
-) -> Result<Vec<f32>, TrainError> {
-    let settings = AdamSettings::new(recipe.learning_rate);
-    let mut adam = Adam::new(vec![0.0; live.parameters()], settings)?;
-    let mut order = Order::new(problems.len(), recipe.exploration.seed);
-    let (mut answers, mut worth) = (0, 0.0);
-    for step in 1..=recipe.steps as u64 {
+    folder: &mut RunFolder,
+    stop: &AtomicBool,
+    watch: &mut dyn FnMut(&Line),
+) -> Result<Trained, TrainError> {
+    let settings = AdamSettings::new(recipe.schedule.peak);
+    let mut now = match folder.progress() {
+        Some(kept) => kept.clone(),
+        None => Progress {
+            step: 0,
+            updates: 0,
+            answers: 0,
+            worth: 0.0,
+            adam: Adam::new(vec![0.0; live.parameters()], settings)?,
+            guard: Guard::default(),
+        },
+    };
+    let taken = now.step.saturating_mul(recipe.problems as u64);
+    let mut order = Order::after(problems.len(), recipe.exploration.seed, taken);
+    let ending = loop {
+        if let Some(ending) = now.guard.ending(now.step, &recipe.rules) {
+            break ending;
+        }
+        if now.step >= recipe.steps as u64 {
+            break Ending::Finished;
+        }
+        if stop.load(Ordering::Relaxed) {
+            return Err(TrainError::Interrupted { step: now.step, steps: recipe.steps as u64 });
+        }
+        let step = now.step + 1;
         let started = Instant::now();
         let chosen: Vec<&Problem> =
             order.take(recipe.problems).into_iter().map(|i| &problems[i]).collect();
-        let mixing = live.mixing(&shipped(adam.v(), recipe.scalar))?;
-        let groups = explore(student, &chosen, &mixing, reward, &recipe.exploration, step)?;
+        let v = shipped(now.adam.v(), recipe.scalar);
+        let answers = batch(student, &chosen, &live.mixing(&v)?, reward, recipe, step)?;
+        let groups = &answers.groups;
 
-        let mut record = summary(step, &groups);
-        answers += groups.iter().map(|g| g.rewards.len()).sum::<usize>();
-        worth += groups.iter().flat_map(|g| &g.rewards).sum::<f64>();
-        record.rollout_seconds = started.elapsed().as_secs_f64();
-        record.learning_rate = recipe.learning_rate;
-        for update in 0..recipe.updates {
-            let v = shipped(adam.v(), recipe.scalar);
-            let Some(gradient) = gradient_of(student, live, &v, &groups, recipe)? else { break };
-            if update == 0 {
-                record.loss = gradient.loss;
-                record.grad_norm = norm(&gradient.by_v);
-                record.logprob_gap = gradient.logprob_gap;
+        let mut record = summary(step, &answers);
+        now.answers += groups.iter().map(|g| g.rewards.len() as u64).sum::<u64>();
+        now.worth += groups.iter().flat_map(|g| &g.rewards).sum::<f64>();
+        record.learning_rate = recipe.schedule.rate(step) * now.guard.factor();
+        now.adam.set_learning_rate(record.learning_rate)?;
+
+        let computing = Instant::now();
+        let mut gradient = gradient_of(student, live, &v, groups, recipe)?;
+        let worth = match recipe.objective {
+            Objective::Grpo => score(groups),
+            Objective::Sft => gradient.as_ref().map(|g| Score { mean: -g.loss, variance: 0.0 }),
+        };
+        let best = worth.and_then(|s| now.guard.observe(step, s, &now.adam, &recipe.rules));
+        record.average = now.guard.average();
+        let mut restored = None;
+        if let Some(best) = best {
+            restored = Some(Restore {
+                step,
+                average: best.fallen_to,
+                best_average: best.average,
+                best_step: best.step,
+                learning_rate_factor: now.guard.factor(),
+            });
+            now.adam = best.adam;
+        } else if now.guard.ending(step, &recipe.rules).is_none() {
+            for update in 0..recipe.updates {
+                if update > 0 {
+                    let v = shipped(now.adam.v(), recipe.scalar);
+                    gradient = gradient_of(student, live, &v, groups, recipe)?;
+                }
+                let Some(found) = &gradient else { break };
+                now.adam.step(&shortened(&found.by_v, recipe.max_grad_norm))?;
+                now.updates += 1;
+                record.updates.push(found.ratios.describe(
+                    found.loss,
+                    norm(&found.by_v),
+                    recipe.kl != 0.0,
+                ));
+                if update == 0 {
+                    record.loss = found.loss;
+                    record.grad_norm = norm(&found.by_v);
+                    record.logprob_gap = found.ratios.gap();
+                }
             }
-            adam.step(&gradient.by_v)?;
         }
-        record.v_norm = norm(&adam.v().iter().map(|x| f64::from(*x)).collect::<Vec<_>>());
+        record.gradient_seconds = computing.elapsed().as_secs_f64();
+        record.v_norm = norm(&now.adam.v().iter().map(|x| f64::from(*x)).collect::<Vec<_>>());
         record.seconds = started.elapsed().as_secs_f64();
-        watch(&record);
-        journal.write(&Line::Step(record))?;
-    }
-    if adam.steps() == 0 {
-        return Err(TrainError::NothingToLearn { answers, reward: worth / answers.max(1) as f64 });
-    }
-    Ok(shipped(adam.v(), recipe.scalar))
-}
 
-/// What a step's answers were like, before any update.
-fn summary(step: u64, groups: &[Group]) -> Step {
-    let answers: usize = groups.iter().map(|g| g.rewards.len()).sum();
-    let tokens: usize = groups.iter().flat_map(|g| &g.completions).map(|c| c.tokens.len()).sum();
-    let reward: f64 = groups.iter().flat_map(|g| &g.rewards).sum();
-    let each = 1.0 / answers.max(1) as f64;
-    Step {
-        step,
-        reward_mean: Some(reward * each),
-        groups: groups.len() as u64,
-        groups_without_variance: groups.iter().filter(|g| g.advantages.is_none()).count() as u64,
-        tokens: tokens as u64,
-        completion_length_mean: tokens as f64 * each,
-        ..Step::default()
+        now.step = step;
+        let mut lines = vec![Line::Step(record)];
+        if recipe.sample_every > 0 && (step - 1).is_multiple_of(recipe.sample_every as u64) {
+            let shown = excerpts::samples(step, &chosen, groups);
+            lines.extend((!shown.samples.is_empty()).then_some(Line::Samples(shown)));
+        }
+        lines.extend(restored.map(Line::Restore));
+        for line in &lines {
+            folder.write(line)?;
+            watch(line);
+        }
+        folder.keep(&now)?;
+    };
+    if now.updates == 0 {
+        let reward = now.worth / now.answers.max(1) as f64;
+        return Err(TrainError::NothingToLearn { answers: now.answers as usize, reward });
     }
+    let (v, step) = match now.guard.better_than_last(&recipe.rules) {
+        Some(best) => (best.adam.v(), best.step - 1),
+        None => (now.adam.v(), now.step),
+    };
+    Ok(Trained { v: shipped(v, recipe.scalar), step, steps: now.step, ending })
 }
 
 /// v as it ships.
@@ -137,8 +190,8 @@ pub struct BatchGradient {
     pub by_mixing: Vec<Vec<f64>>,
     /// dL/dv.
     pub by_v: Vec<f64>,
-    /// Largest difference of a token's log-probability between rollout and gradient graph.
-    pub logprob_gap: f64,
+    /// How likely the answers have become since they were sampled; empty for given ones.
+    pub ratios: Ratios,
 }
 
 /// Sums the gradient over the answers that pull at v; `None` if none does.
@@ -158,29 +211,38 @@ pub fn gradient_of(
     if tokens == 0 {
         return Ok(None);
     }
+    let (answers, most) = (samples.len(), recipe.exploration.max_tokens);
     for sample in &mut samples {
-        sample.weight = 1.0 / tokens as f32;
+        let length = sample.completion.tokens.len();
+        sample.weight = recipe.weighting.of_token(length, answers, tokens, most);
     }
     let samples = distinct(&samples);
+    let sampled = recipe.objective == Objective::Grpo;
     let settings = LossSettings {
-        temperature: recipe.exploration.temperature,
+        temperature: if sampled { recipe.exploration.temperature } else { 1.0 },
         clip: recipe.clip,
+        clip_high: recipe.clip_high,
+        likelihood: !sampled,
         kl: recipe.kl,
     };
     let mixing = live.mixing(v)?;
     let base = live.mixing(&vec![0.0; v.len()])?;
     let pad = student.voice.pad();
     let graph = student.gradient.as_mut().ok_or(TrainError::NotTrainable)?;
-    let mut sum =
-        BatchGradient { loss: 0.0, by_mixing: Vec::new(), by_v: Vec::new(), logprob_gap: 0.0 };
+    let mut sum = BatchGradient {
+        loss: 0.0,
+        by_mixing: Vec::new(),
+        by_v: Vec::new(),
+        ratios: Ratios::default(),
+    };
     for indices in micro_batches(&samples, recipe.micro_tokens, graph.layout()) {
         let chosen: Vec<Sample<'_>> = indices.iter().map(|i| samples[*i]).collect();
         let batch = MicroBatch::new(&chosen, pad, graph.layout());
         let base_logprobs = base_logprobs(graph, &batch, &base, settings)?;
         let step = graph.run(&batch, &mixing, &base_logprobs, settings)?;
         sum.add(live.by_mixing(&step.by_mixing), step.loss);
-        for (now, then) in step.logprobs.iter().zip(&batch.sampled_logprobs) {
-            sum.logprob_gap = sum.logprob_gap.max(f64::from((now - then).abs()));
+        if sampled {
+            sum.ratios.add(&batch, &step.logprobs, &base_logprobs, recipe.clip, recipe.clip_high);
         }
     }
     sum.by_v = live.pull_back(&sum.by_mixing);
@@ -225,8 +287,4 @@ fn samples_of(group: &Group, diverging: bool) -> impl Iterator<Item = Sample<'_>
         advantage: group.advantages.as_ref().map_or(0.0, |a| a[index]),
         weight: 0.0,
     })
-}
-
-fn norm(values: &[f64]) -> f64 {
-    values.iter().map(|x| x * x).sum::<f64>().sqrt()
 }

@@ -31,7 +31,7 @@ pub enum Line {
 }
 
 /// What is trained, on what and how: `{"kind": "start", ...}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Start {
     /// [`VERSION`](super::VERSION).
     pub version: u32,
@@ -63,7 +63,7 @@ pub struct Start {
     pub learning_rate: f64,
     /// Gradient steps per batch of answers.
     pub updates: u64,
-    /// Ratios were clipped to 1 − this, and to 1 + this unless `settings` has a `clip-high`.
+    /// Ratios were clipped to 1 − this, and to 1 + the `--clip-high` of `settings`.
     pub clip: f64,
     /// Weight of the divergence from the base.
     pub kl: f64,
@@ -178,8 +178,8 @@ pub struct Update {
     pub loss: f64,
     /// Euclidean norm of dL/dv before it is clipped.
     pub grad_norm: f64,
-    /// Mean over tokens of the ratio of their probability now to that when sampled; absent under
-    /// `sft`, like the next three.
+    /// Mean over tokens, weighed as in the loss, of the ratio of their probability now to that when
+    /// sampled; absent under `sft`, like the next three.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratio_mean: Option<f64>,
     /// The largest such ratio.

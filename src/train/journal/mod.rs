@@ -5,7 +5,7 @@
 //! line cut short by a crash is reported as torn and is no line. A number that is NaN or infinite is
 //! refused with the field's name: JSON would turn it into `null` in silence.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -40,10 +40,34 @@ pub enum JournalError {
         source: std::io::Error,
     },
     /// A new run may not overwrite an old one.
-    #[error("{} exists already. Choose another run folder with --run, or delete this one", path.display())]
+    #[error(
+        "{} exists already. Go on with --resume, choose another run folder with --run, or delete \
+         this one",
+        path.display()
+    )]
     Exists {
         /// The journal.
         path: PathBuf,
+    },
+    /// Another process writes it.
+    #[error("{} is being written by another process. Wait for it or end it", path.display())]
+    InUse {
+        /// The journal.
+        path: PathBuf,
+    },
+    /// Lines that the saved state counts on are gone.
+    #[error(
+        "{} has {found} bytes and had {expected} when the run's state was saved. Restore the \
+         file, or begin anew in another --run",
+        path.display()
+    )]
+    Short {
+        /// The journal.
+        path: PathBuf,
+        /// Its length.
+        found: u64,
+        /// The length it had.
+        expected: u64,
     },
     /// A number is NaN or infinite.
     #[error(
@@ -76,11 +100,13 @@ pub enum JournalError {
     },
 }
 
-/// A journal being written.
+/// A journal being written; locked, so that no second process writes it.
 #[derive(Debug)]
 pub struct Journal {
     file: File,
     path: PathBuf,
+    /// Bytes of the whole lines.
+    bytes: u64,
 }
 
 impl Journal {
@@ -94,7 +120,7 @@ impl Journal {
         })?;
         let path = run_folder.join(FILE_NAME);
         match OpenOptions::new().append(true).create_new(true).open(&path) {
-            Ok(file) => Ok(Self { file, path }),
+            Ok(file) => Self { file, path, bytes: 0 }.locked(),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 Err(JournalError::Exists { path })
             }
@@ -102,24 +128,61 @@ impl Journal {
         }
     }
 
-    /// Writes one line, in one write.
+    /// Goes on with a journal after its first `bytes` bytes; the rest is removed. A journal that
+    /// is not there begins if nothing was in it.
+    pub fn resume(run_folder: &Path, bytes: u64) -> Result<Self, JournalError> {
+        let path = run_folder.join(FILE_NAME);
+        let io = |action| {
+            let path = path.clone();
+            move |source| JournalError::Io { action, path, source }
+        };
+        let mut options = OpenOptions::new();
+        let file = options.append(true).create(bytes == 0).open(&path).map_err(io("open"))?;
+        let found = file.metadata().map_err(io("read"))?.len();
+        let journal = Self { file, path: path.clone(), bytes }.locked()?;
+        if found < bytes {
+            return Err(JournalError::Short { path, found, expected: bytes });
+        }
+        journal.file.set_len(bytes).map_err(io("shorten"))?;
+        Ok(journal)
+    }
+
+    /// The system gives the lock back when the process ends, however it ends.
+    fn locked(self) -> Result<Self, JournalError> {
+        let path = self.path.clone();
+        match self.file.try_lock() {
+            Ok(()) => Ok(self),
+            Err(TryLockError::WouldBlock) => Err(JournalError::InUse { path }),
+            Err(TryLockError::Error(source)) => {
+                Err(JournalError::Io { action: "lock", path, source })
+            }
+        }
+    }
+
+    /// Writes one line, in one write; nothing of it stays where that fails.
     pub fn write(&mut self, line: &Line) -> Result<(), JournalError> {
         let value = serde_json::to_value(line).map_err(|source| JournalError::Json { source })?;
         check_finite(&value)?;
         let mut text = value.to_string();
         text.push('\n');
-        self.file.write_all(text.as_bytes()).map_err(|source| JournalError::Io {
+        if let Err(source) = self.file.write_all(text.as_bytes()) {
+            // A full disk takes the beginning of a line; if it stays, it is torn for a reader.
+            let _ = self.file.set_len(self.bytes);
+            let path = self.path.clone();
+            return Err(JournalError::Io { action: "write to", path, source });
+        }
+        self.bytes += text.len() as u64;
+        Ok(())
+    }
+
+    /// Waits until what was written would survive the machine, and says how much that is.
+    pub fn settle(&self) -> Result<u64, JournalError> {
+        self.file.sync_data().map_err(|source| JournalError::Io {
             action: "write to",
             path: self.path.clone(),
             source,
-        })
-    }
-
-    /// Removes a journal that has nothing to say, and its folder unless something else is in it.
-    pub fn discard(self) {
-        // What cannot be removed is left: the error that ended the run is the one to tell.
-        let _ = std::fs::remove_file(&self.path);
-        let _ = self.path.parent().map(std::fs::remove_dir);
+        })?;
+        Ok(self.bytes)
     }
 
     /// Where the journal is.

@@ -5,16 +5,13 @@
 //! of the answers, none sharing a group, give independent estimates; their spread says how much
 //! of the mean is noise.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::mean_gradient::{GradientAverage, MeanGradient};
 use crate::policy::live::Live;
 use crate::train::{
-    TrainError,
-    data::Problem,
-    explore::explore,
-    order::Order,
-    reward::Reward,
-    run::{Recipe, gradient_of},
-    student::Student,
+    TrainError, data::Problem, explore::batch, order::Order, recipe::Recipe, reward::Reward,
+    run::gradient_of, student::Student,
 };
 
 /// The stream of scouting answers, apart from those of the training steps.
@@ -34,7 +31,8 @@ pub struct Effort {
 ///
 /// # Errors
 /// If answers cannot be sampled or scored, or in fewer than two parts one was worth more than
-/// another.
+/// another, or `stop` was set.
+#[allow(clippy::too_many_arguments, reason = "the loop's surroundings, each of another kind")]
 pub fn survey(
     student: &mut Student,
     live: &Live,
@@ -42,6 +40,7 @@ pub fn survey(
     reward: &dyn Reward,
     recipe: &Recipe,
     effort: Effort,
+    stop: &AtomicBool,
     watch: &mut dyn FnMut(usize),
 ) -> Result<MeanGradient, TrainError> {
     // At v = 0 the divergence from the base has no gradient.
@@ -51,11 +50,14 @@ pub fn survey(
     let mut order = Order::new(problems.len(), recipe.exploration.seed ^ SCOUTING);
     let mut average = GradientAverage::new(live.rank(), live.modules().to_vec())?;
     let (mut answers, mut worth, mut estimates) = (0, 0.0, 0);
-    for batch in 0..effort.batches {
+    for at in 0..effort.batches {
+        if stop.load(Ordering::Relaxed) {
+            return Err(TrainError::Interrupted { step: 0, steps: recipe.steps as u64 });
+        }
         let chosen: Vec<&Problem> =
             order.take(recipe.problems).into_iter().map(|i| &problems[i]).collect();
-        let step = SCOUTING + batch as u64;
-        let groups = explore(student, &chosen, &mixing, reward, &recipe.exploration, step)?;
+        let step = SCOUTING + at as u64;
+        let groups = batch(student, &chosen, &mixing, reward, recipe, step)?.groups;
         answers += groups.iter().map(|g| g.rewards.len()).sum::<usize>();
         worth += groups.iter().flat_map(|g| &g.rewards).sum::<f64>();
         for part in groups.chunks(groups.len().div_ceil(effort.parts.max(1)).max(1)) {
@@ -64,7 +66,7 @@ pub fn survey(
                 estimates += 1;
             }
         }
-        watch(batch + 1);
+        watch(at + 1);
     }
     if estimates < 2 {
         return Err(TrainError::NothingToLearn { answers, reward: worth / answers.max(1) as f64 });
