@@ -111,20 +111,24 @@ pub fn adapter(fields: &Map<String, Value>) -> Markup {
         .flatten()
         .filter_map(Value::as_f64)
         .collect();
-    let said = fields.iter().filter(|(name, _)| *name != "v").map(|(name, value)| {
-        let value = match value {
-            Value::String(text) => text.clone(),
-            Value::Array(items) => items
-                .iter()
-                .map(|item| item.as_str().map_or(item.to_string(), str::to_owned))
-                .collect::<Vec<_>>()
-                .join(" "),
-            other => other.to_string(),
-        };
-        (name.clone(), value)
-    });
-    let list =
-        plain("pre", Markup::text(v.iter().map(f64::to_string).collect::<Vec<_>>().join(", ")));
+    let said = fields.iter().filter(|(name, _)| !["v", "magic"].contains(&name.as_str())).map(
+        |(name, value)| {
+            let value = match value {
+                Value::String(text) => text.clone(),
+                Value::Array(items) => items
+                    .iter()
+                    .map(|item| item.as_str().map_or(item.to_string(), str::to_owned))
+                    .collect::<Vec<_>>()
+                    .join(" "),
+                other => other.to_string(),
+            };
+            (name.clone(), value)
+        },
+    );
+    let list = plain(
+        "pre",
+        Markup::text(v.iter().map(|x| format!("{x:?}")).collect::<Vec<_>>().join(", ")),
+    );
     section(
         "adapter",
         "The adapter",
@@ -139,7 +143,7 @@ fn bars(v: &[f64]) -> Markup {
     /// Bars of less than a unit are no longer seen.
     const MOST: usize = 512;
     let most = v.iter().fold(0.0f64, |most, x| most.max(x.abs()));
-    if !(most > 0.0 && most.is_finite()) || v.len() > MOST {
+    if most == 0.0 || !most.is_finite() || v.len() > MOST {
         return Markup::default();
     }
     let each = WIDTH / v.len() as f64;

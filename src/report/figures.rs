@@ -118,8 +118,7 @@ pub fn time(story: &Story) -> Markup {
     const COLOURS: [&str; 4] = ["p1", "p2", "p3", "p4"];
     let phases = story.phases();
     let whole: f64 = phases.iter().map(|(_, seconds)| seconds).sum();
-    // Also false for what is no number.
-    if !(whole > 0.0) {
+    if story.steps.is_empty() || whole <= 0.0 {
         return Markup::default();
     }
     let (mut bar, mut table, mut from) = (Vec::new(), Vec::new(), 0.0);
@@ -158,7 +157,7 @@ pub fn time(story: &Story) -> Markup {
         Markup::all(bar),
     );
     let table = plain("table", plain("tbody", Markup::all(table)));
-    section("time", "Where the time went", Markup::all([plain("p", bar), table]))
+    section("time", "Where the time went", Markup::all([bar, table]))
 }
 
 fn swatch(colour: &'static str) -> Markup {
