@@ -12,7 +12,7 @@ use super::{
 };
 use crate::train::journal::Placement;
 
-/// When it fell back to an earlier state, and when it was resumed.
+/// When it fell back to an earlier state, when it was resumed, and which state ships.
 pub fn events(story: &Story) -> Markup {
     let mut found: Vec<(u64, String)> = Vec::new();
     for restore in &story.restores {
@@ -27,6 +27,12 @@ pub fn events(story: &Story) -> Markup {
         found.push((restore.step, text));
     }
     found.extend(story.resumes.iter().map(|step| (*step, "Resumed after it.".to_owned())));
+    let end = story.end.as_ref();
+    if let Some((shipped, last)) = end.and_then(|end| Some((end.shipped_step?, end.steps)))
+        && shipped != last
+    {
+        found.push((last, format!("What ships is v as it was after step {shipped}.")));
+    }
     if found.is_empty() {
         return Markup::default();
     }
