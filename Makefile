@@ -133,8 +133,9 @@ quantised: build
 real: build
 	$(PYTHON) benches/real_checkpoint.py --tla target/release/tla --run target/real
 
-# Real clients run what tla makes: PEFT, onnxruntime-genai, transformers.js in Node and in Chromium. Each is
-# downloaded to target/clients, gigabytes in all, or skipped if it cannot be had. Some of them:
+# Real clients run what tla makes: PEFT, onnxruntime-genai, transformers.js in Node and in Chromium, Chromium with the
+# report of a run, TensorBoard. Each is downloaded to target/clients, gigabytes in all, or skipped if it cannot be had.
+# Some of them:
 # make clients CLIENTS="genai browser"
 clients: build
 	$(PYTHON) -B tests/clients/run.py --tla target/release/tla $(CLIENTS)

@@ -12,7 +12,7 @@ use std::{
 };
 
 use tla::train::journal::{Line, read};
-use training::{DOWN, Run, fixture, on, placement, steps, told};
+use training::{DOWN, Run, fixture, names, on, placement, steps, told};
 
 fn verified(adapter: &Path) {
     let model = fixture("wordmath").display().to_string();
@@ -28,6 +28,22 @@ fn thirteen_numbers_make_154_bytes_that_verify_against_their_base() {
     assert_eq!(report["params"], 13);
     assert_eq!(run.names(), ["a.tla", "a.tla.run"]);
     verified(&run.adapter());
+}
+
+#[test]
+fn a_finished_run_leaves_its_page_and_its_events() {
+    let (run, report) = Run::finished(&DOWN);
+    assert_eq!(run.reports(), ["journal.jsonl", "report.html", "state.json", "tensorboard"]);
+    let folder = run.journal().parent().unwrap().to_owned();
+    assert_eq!(names(&folder.join("tensorboard")), ["events.out.tfevents.0000000001.tla"]);
+    let page = fs::read_to_string(folder.join("report.html")).unwrap();
+    let v = report["v"].as_array().unwrap().iter().map(|x| format!("{:?}", x.as_f64().unwrap()));
+    for expected in ["13 numbers for wordmath", "Finished after 2 steps", "factors_digest"] {
+        assert!(page.contains(expected), "no {expected:?}");
+    }
+    for value in v {
+        assert!(page.contains(&value), "no {value}");
+    }
 }
 
 #[test]
@@ -135,11 +151,9 @@ fn a_killed_run_says_how_far_it_came_and_leaves_no_adapter() {
     assert!(done.iter().enumerate().all(|(at, step)| step.step == at as u64 + 1));
     assert!(!found.lines.iter().any(|line| matches!(line, Line::End(_))));
     assert_eq!(run.names(), ["a.tla.run"]);
-    let folder = fs::read_dir(run.journal().parent().unwrap()).unwrap();
-    let mut names: Vec<_> = folder.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.retain(|name| name != "state.json.next");
-    names.sort();
-    assert_eq!(names, ["journal.jsonl", "state.json"]);
+    let mut left = run.reports();
+    left.retain(|name| name != "state.json.next");
+    assert_eq!(left, ["journal.jsonl", "state.json", "tensorboard"]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Why a command could not say.
 
+#[cfg(feature = "train")]
+use super::run_report::RunReportError;
 #[cfg(feature = "sign")]
 use super::secret_key::SecretKeyError;
 use super::{
@@ -144,6 +146,10 @@ pub enum CliError {
     #[cfg(feature = "train")]
     #[error("cannot listen for signals: {0}. Check the limits of this session")]
     Signals(io::Error),
+    /// A run cannot be reported.
+    #[cfg(feature = "train")]
+    #[error(transparent)]
+    RunReport(#[from] RunReportError),
     /// The threads of a pool did not start.
     #[error("no {threads} threads could be started: {reason}. Ask for fewer with --threads")]
     Threads {

@@ -30,6 +30,10 @@ mod pack;
 #[cfg(feature = "train")]
 mod progress;
 pub mod recipe;
+#[cfg(feature = "train")]
+mod report;
+#[cfg(feature = "train")]
+mod run_report;
 #[cfg(feature = "sign")]
 mod secret_key;
 mod show;
@@ -76,6 +80,8 @@ enum Command {
     Train(train::Train),
     #[cfg(feature = "train")]
     Eval(eval::Eval),
+    #[cfg(feature = "train")]
+    Report(report::Report),
     Pack(pack::Pack),
     Show(show::Show),
     #[cfg(feature = "sign")]
@@ -96,6 +102,8 @@ impl Command {
             Self::Train(command) => command.run(out),
             #[cfg(feature = "train")]
             Self::Eval(command) => command.run(out),
+            #[cfg(feature = "train")]
+            Self::Report(command) => command.run(out),
             Self::Pack(command) => command.run(out),
             Self::Show(command) => command.run(out),
             #[cfg(feature = "sign")]
@@ -149,11 +157,27 @@ fn status(error: &CliError) -> u8 {
     }
 }
 
+/// Whether the program takes these arguments, its own name first. Nothing is run.
+///
+/// # Errors
+/// What it would say of them.
+pub fn accepts(arguments: &[String]) -> Result<(), String> {
+    match Cli::try_parse_from(arguments) {
+        Ok(_) => Ok(()),
+        Err(error) if is_answer(&error) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Help and version are asked for.
+fn is_answer(error: &clap::Error) -> bool {
+    matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
+}
+
 /// Help that was asked for is a result; anything else is a wrong call.
 fn usage(error: &clap::Error) -> u8 {
-    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     let text = error.render();
-    if asked {
+    if is_answer(error) {
         return match output::to_stdout(&text.to_string()) {
             Ok(()) => YES,
             Err(_) => COULD_NOT_SAY,

@@ -27,6 +27,16 @@ impl Show {
     }
 }
 
+/// The fields by name, as `--json` prints them.
+#[cfg(feature = "train")]
+pub fn fields(adapter: &Adapter<'_>) -> serde_json::Map<String, serde_json::Value> {
+    match serde_json::to_value(Report::from(adapter)) {
+        Ok(serde_json::Value::Object(fields)) => fields,
+        // A struct of numbers and words is an object.
+        _ => serde_json::Map::new(),
+    }
+}
+
 /// The line of JSON: the fields of `spec/format.md` by name, then what follows from them. Numbers are
 /// f64, because that is how JSON is read: so they are exactly those in the file.
 #[derive(Serialize)]

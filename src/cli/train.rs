@@ -16,6 +16,7 @@ use super::{
     learn_options::LearnArgs,
     names::Names,
     output::hex,
+    run_report::Reporter,
     threads::Threads,
     train_options::{FormArgs, PlaceArgs},
     train_settings::{of_files, of_options},
@@ -112,6 +113,7 @@ impl Train {
             )));
         }
         let plan = Plan::new(&model, &targets, wish)?;
+        let mut reporter = Reporter::new(&folder);
         let mut settings = of_options(&wish, &recipe);
         settings.extend(of_files(&model, &files::SIDE_FILES, &plan.base_digest, &self.data)?);
         let mut folder = match self.resume {
@@ -154,7 +156,10 @@ impl Train {
                 SessionOptions::cpu(threads).on(provider),
                 &mut folder,
                 &stop,
-                &mut |event| teller.hear(event),
+                &mut |event| {
+                    reporter.hear(event);
+                    teller.hear(event);
+                },
             )
         });
         let end = |steps: u64, reason: String| {
@@ -174,6 +179,7 @@ impl Train {
                     ..end(fitted.steps, fitted.ending.name().to_owned())
                 });
                 folder.write(&line).map_err(TrainError::from)?;
+                reporter.conclude(Some(&self.out));
                 let last = teller.last.as_ref();
                 out.report(&Report {
                     output: self.out.clone(),
@@ -198,6 +204,7 @@ impl Train {
                     let reason = if interrupted { "interrupted".into() } else { error.to_string() };
                     // The error that ended the run is the one to tell.
                     let _ = folder.write(&Line::End(end(steps, reason)));
+                    reporter.conclude(None);
                 } else {
                     folder.discard();
                 }

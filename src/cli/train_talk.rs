@@ -34,7 +34,7 @@ impl Teller {
                 self.stage = None;
                 to_stderr(&placed(placement));
             }
-            Event::Training(Line::Step(step), of) => {
+            Event::Training(Line::Step(step), _, of) => {
                 let note = match step.reward_mean {
                     Some(reward) => format!(
                         "reward {reward:.3}, {:.1} tokens, {} of {} groups flat",
@@ -49,7 +49,7 @@ impl Teller {
                 self.flat += step.groups_without_variance;
                 self.last = Some(step.clone());
             }
-            Event::Training(Line::Restore(restore), _) => {
+            Event::Training(Line::Restore(restore), ..) => {
                 self.stage = None;
                 to_stderr(&restored(restore));
             }

@@ -61,6 +61,7 @@ pub fn chart(
     for tick in &x.ticks {
         parts.push(text("tick below", (round(x.at(*tick)), size.height - 6.0), &figure(*tick)));
     }
+    parts.push(text("tick left", (LEFT - 8.0, size.height - 6.0), "step"));
     for mark in marks {
         let at = round(x.at(mark.step as f64));
         let title = element("title", &[], Markup::text(&mark.what));

@@ -15,7 +15,7 @@ const SMALL: Size = Size { width: 492.0, height: 176.0 };
 const AVERAGE: &str = "train/reward_average";
 
 /// The reward, or the loss where nothing is sampled.
-fn main(story: &Story) -> Metric {
+fn leading(story: &Story) -> Metric {
     match story.steps.iter().any(|step| (REWARD.of)(step).is_some()) {
         true => REWARD,
         false => LOSS,
@@ -24,7 +24,7 @@ fn main(story: &Story) -> Metric {
 
 /// The curve that the run is about, with its moving average.
 pub fn hero(story: &Story) -> Markup {
-    let metric = main(story);
+    let metric = leading(story);
     let raw = points(story, &metric);
     if raw.is_empty() {
         return section("curve", metric.title, note("The journal holds no step yet."));
@@ -71,9 +71,9 @@ pub fn hero(story: &Story) -> Markup {
 
 /// All else that moved, small; what stayed as it was is named below.
 pub fn curves(story: &Story) -> Markup {
-    let main = main(story);
+    let leading = leading(story);
     let (mut drawn, mut still) = (Vec::new(), Vec::new());
-    for metric in METRICS.iter().filter(|m| m.tag != main.tag && m.tag != AVERAGE) {
+    for metric in METRICS.iter().filter(|m| m.tag != leading.tag && m.tag != AVERAGE) {
         let points = points(story, metric);
         let Some((_, first)) = points.first().copied() else { continue };
         if points.iter().all(|(_, value)| *value == first) {
@@ -92,9 +92,10 @@ pub fn curves(story: &Story) -> Markup {
     if drawn.is_empty() && still.is_empty() {
         return Markup::default();
     }
-    let still = (!still.is_empty())
-        .then(|| note(&format!("The same at every step: {}.", still.join("; "))))
-        .unwrap_or_default();
+    let still = match still.is_empty() {
+        true => Markup::default(),
+        false => note(&format!("The same at every step: {}.", still.join("; "))),
+    };
     let grid = element("div", &[("class", &"grid")], Markup::all(drawn));
     section("curves", "Other curves", Markup::all([grid, still]))
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::train::journal::Placement;
 
-/// When it fell back to an earlier state, and when it was resumed.
+/// When it fell back to an earlier state, when it was resumed, and which state ships.
 pub fn events(story: &Story) -> Markup {
     let mut found: Vec<(u64, String)> = Vec::new();
     for restore in &story.restores {
@@ -27,6 +27,12 @@ pub fn events(story: &Story) -> Markup {
         found.push((restore.step, text));
     }
     found.extend(story.resumes.iter().map(|step| (*step, "Resumed after it.".to_owned())));
+    let end = story.end.as_ref();
+    if let Some((shipped, last)) = end.and_then(|end| Some((end.shipped_step?, end.steps)))
+        && shipped != last
+    {
+        found.push((last, format!("What ships is v as it was after step {shipped}.")));
+    }
     if found.is_empty() {
         return Markup::default();
     }
@@ -111,20 +117,24 @@ pub fn adapter(fields: &Map<String, Value>) -> Markup {
         .flatten()
         .filter_map(Value::as_f64)
         .collect();
-    let said = fields.iter().filter(|(name, _)| *name != "v").map(|(name, value)| {
-        let value = match value {
-            Value::String(text) => text.clone(),
-            Value::Array(items) => items
-                .iter()
-                .map(|item| item.as_str().map_or(item.to_string(), str::to_owned))
-                .collect::<Vec<_>>()
-                .join(" "),
-            other => other.to_string(),
-        };
-        (name.clone(), value)
-    });
-    let list =
-        plain("pre", Markup::text(v.iter().map(f64::to_string).collect::<Vec<_>>().join(", ")));
+    let said = fields.iter().filter(|(name, _)| !["v", "magic"].contains(&name.as_str())).map(
+        |(name, value)| {
+            let value = match value {
+                Value::String(text) => text.clone(),
+                Value::Array(items) => items
+                    .iter()
+                    .map(|item| item.as_str().map_or(item.to_string(), str::to_owned))
+                    .collect::<Vec<_>>()
+                    .join(" "),
+                other => other.to_string(),
+            };
+            (name.clone(), value)
+        },
+    );
+    let list = plain(
+        "pre",
+        Markup::text(v.iter().map(|x| format!("{x:?}")).collect::<Vec<_>>().join(", ")),
+    );
     section(
         "adapter",
         "The adapter",
@@ -139,7 +149,7 @@ fn bars(v: &[f64]) -> Markup {
     /// Bars of less than a unit are no longer seen.
     const MOST: usize = 512;
     let most = v.iter().fold(0.0f64, |most, x| most.max(x.abs()));
-    if !(most > 0.0 && most.is_finite()) || v.len() > MOST {
+    if most == 0.0 || !most.is_finite() || v.len() > MOST {
         return Markup::default();
     }
     let each = WIDTH / v.len() as f64;

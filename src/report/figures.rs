@@ -25,19 +25,15 @@ pub fn last_part(path: &str) -> &str {
 
 /// The head of the page: what was done, how it ended, what it came to.
 pub fn key(story: &Story, title: &str, eval: Option<&EvalReport>) -> Markup {
-    let mut lede = vec![
-        Markup::text(format_args!(
-            "{} on {}, {} problems a step with {} answers each. ",
-            match story.start.objective.as_str() {
-                "sft" => "Fine-tuned (SFT)",
-                _ => "Reinforcement learning (GRPO)",
-            },
-            last_part(&story.start.data),
-            story.start.problems_per_step,
-            story.start.samples_per_problem,
-        )),
-        state(story),
-    ];
+    let (data, problems) = (last_part(&story.start.data), story.start.problems_per_step);
+    let what = match story.start.objective.as_str() {
+        "sft" => format!("Fine-tuned (SFT) on {data}, {problems} problems a step. "),
+        _ => format!(
+            "Reinforcement learning (GRPO) on {data}, {problems} problems a step with {} answers each. ",
+            story.start.samples_per_problem
+        ),
+    };
+    let mut lede = vec![Markup::text(what), state(story)];
     if story.torn {
         lede.push(Markup::text(" The last line of the journal was cut short and is left out."));
     }
@@ -104,7 +100,7 @@ fn numbers(story: &Story, eval: Option<&EvalReport>) -> Markup {
         } else {
             String::new()
         };
-        add("Tokens sampled", figure(summary.tokens as f64), rate);
+        add("Tokens of answers", figure(summary.tokens as f64), rate);
     }
     if let Some(share) = summary.groups_without_variance_share {
         add("Groups without variance", percent(share), "which teach nothing".to_owned());
@@ -118,8 +114,7 @@ pub fn time(story: &Story) -> Markup {
     const COLOURS: [&str; 4] = ["p1", "p2", "p3", "p4"];
     let phases = story.phases();
     let whole: f64 = phases.iter().map(|(_, seconds)| seconds).sum();
-    // Also false for what is no number.
-    if !(whole > 0.0) {
+    if story.steps.is_empty() || whole <= 0.0 {
         return Markup::default();
     }
     let (mut bar, mut table, mut from) = (Vec::new(), Vec::new(), 0.0);
@@ -158,7 +153,7 @@ pub fn time(story: &Story) -> Markup {
         Markup::all(bar),
     );
     let table = plain("table", plain("tbody", Markup::all(table)));
-    section("time", "Where the time went", Markup::all([plain("p", bar), table]))
+    section("time", "Where the time went", Markup::all([bar, table]))
 }
 
 fn swatch(colour: &'static str) -> Markup {

@@ -49,7 +49,7 @@ pub const METRICS: [Metric; 17] = [
     Metric {
         tag: "train/groups_without_variance",
         title: "Groups without variance",
-        note: "problems whose answers were all worth the same: nothing is learned from them",
+        note: "all answers worth the same",
         of: |step| Some(step.groups_without_variance as f64),
     },
     Metric {
@@ -92,31 +92,31 @@ pub const METRICS: [Metric; 17] = [
     Metric {
         tag: "train/clip_fraction",
         title: "Clipped tokens",
-        note: "share whose ratio was clipped, mean over the updates of a step",
+        note: "share, mean over the updates of a step",
         of: |step| mean(&step.updates, |update| update.clipped_share),
     },
     Metric {
         tag: "train/ratio_mean",
         title: "Probability ratio",
-        note: "now over when sampled, mean over tokens, at the last update",
+        note: "now over when sampled, last update",
         of: |step| step.updates.last().and_then(|update| update.ratio_mean),
     },
     Metric {
         tag: "train/ratio_max",
         title: "Largest probability ratio",
-        note: "now over when sampled, at the last update",
+        note: "at the last update",
         of: |step| step.updates.last().and_then(|update| update.ratio_max),
     },
     Metric {
         tag: "train/drift",
         title: "Drift within a step",
-        note: "divergence from the policy that sampled, nats a token, at the last update",
+        note: "from the policy that sampled, nats a token",
         of: |step| step.updates.last().and_then(|update| update.drift),
     },
     Metric {
         tag: "train/logprob_gap",
         title: "Sampled against differentiated",
-        note: "largest difference of a token\u{2019}s log-probability between the two graphs, nats",
+        note: "largest gap of a log-probability, nats",
         of: |step| Some(step.logprob_gap),
     },
     Metric {

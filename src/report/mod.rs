@@ -14,7 +14,7 @@ mod markup;
 mod metric;
 pub mod page;
 mod policy;
-mod scale;
+pub mod scale;
 pub mod story;
 pub mod tensorboard;
 mod texts;

@@ -34,7 +34,7 @@ function show(step) {
     output.textContent = "step " + step;
     for (const { name, steps, values } of curves) {
       const value = document.createElement("b");
-      value.textContent = Number(values[nearest(steps, step)].toPrecision(4));
+      value.textContent = String(Number(values[nearest(steps, step)].toPrecision(4))).replace("-", "−");
       output.append(curves.length > 1 ? " · " + name + " " : ": ", value);
     }
   }

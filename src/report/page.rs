@@ -79,7 +79,7 @@ mod tests {
     use super::*;
     use crate::{
         report::example::{HOSTILE, lines},
-        train::journal::{Line, Record},
+        train::journal::{Line, Record, Start, Step},
     };
     use roxmltree::{Document, Node};
     use serde_json::json;
@@ -176,6 +176,26 @@ mod tests {
         let policy =
             tree.descendants().find_map(|n| n.attribute("http-equiv").and(n.attribute("content")));
         assert!(policy.unwrap().starts_with("default-src 'none'; style-src 'sha256-"));
+    }
+
+    #[test]
+    fn fine_tuning_has_its_loss_where_a_reward_would_be() {
+        let lines = lines(8).into_iter().map(|line| match line {
+            Line::Start(start) => Line::Start(Start { objective: "sft".into(), ..start }),
+            Line::Step(step) => {
+                let loss = 1.0 / step.step as f64;
+                Line::Step(Step { reward_mean: None, loss, average: Some(-loss), ..step })
+            }
+            other => other,
+        });
+        let xml = without_own(&html(lines.collect()));
+        let tree = Document::parse(&xml).unwrap();
+        let curve = tree.descendants().find(|n| n.attribute("id") == Some("curve")).unwrap();
+        let drawn: Vec<_> = curve.descendants().filter(|n| n.has_tag_name("polyline")).collect();
+        assert_eq!(drawn.len(), 1, "the average of −loss has no place beside the loss");
+        assert_eq!(drawn[0].attribute("data-name"), Some("Loss"));
+        let words = text(tree.root_element());
+        assert!(words.contains("Fine-tuned (SFT)") && !words.contains("Mean reward"), "{words}");
     }
 
     #[test]

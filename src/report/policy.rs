@@ -23,7 +23,7 @@ fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut found = String::new();
     for chunk in bytes.chunks(3) {
-        let bits = (0..3).fold(0, |bits, i| bits << 8 | u32::from(*chunk.get(i).unwrap_or(&0)));
+        let bits = (0..3).fold(0, |bits, i| (bits << 8) | u32::from(*chunk.get(i).unwrap_or(&0)));
         for place in 0..4 {
             let digit = DIGITS[(bits >> (18 - 6 * place)) as usize % 64];
             found.push(if place > chunk.len() { '=' } else { char::from(digit) });

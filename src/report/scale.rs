@@ -72,7 +72,10 @@ pub fn figure(x: f64) -> String {
         return "0".to_owned();
     }
     if !(1e-3..1e6).contains(&size) {
-        return format!("{x:.2e}").replace(".00e", "e").replace('-', "−");
+        let text = format!("{x:.2e}");
+        let (digits, power) = text.split_once('e').unwrap_or((&text, "0"));
+        let digits = digits.trim_end_matches('0').trim_end_matches('.');
+        return format!("{digits}e{power}").replace('-', "−");
     }
     let digits = (2 - size.log10().floor() as i32).clamp(0, 6) as usize;
     let text = format!("{x:.digits$}");
@@ -149,6 +152,7 @@ mod tests {
             (123456.0, "123\u{202f}456"),
             (3.93e-6, "3.93e−6"),
             (1e-5, "1e−5"),
+            (1.5e-5, "1.5e−5"),
             (10.489583, "10.5"),
             (999.96, "1000"),
         ];

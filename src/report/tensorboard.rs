@@ -34,11 +34,7 @@ const MOST_STARTS: u32 = 1_000_000;
 #[non_exhaustive]
 pub enum EventFileError {
     /// The system refused.
-    #[error(
-        "cannot {action} {}: {source}. Check the path and free space, or leave TensorBoard out with \
-         --no-tensorboard",
-        path.display()
-    )]
+    #[error("cannot {action} {}: {source}. Check the path and free space", path.display())]
     Io {
         /// What was tried.
         action: &'static str,

@@ -37,8 +37,9 @@ pub enum Event<'a> {
     Survey(usize, usize),
     /// Where the update lives.
     Placed(&'a Placement),
-    /// What is written about a training step, and how many steps there are to be.
-    Training(&'a Line, usize),
+    /// What is written about a training step, v after it as it would ship, and how many steps there
+    /// are to be.
+    Training(&'a Line, &'a [f32], usize),
 }
 
 /// A trained adapter.
@@ -131,8 +132,8 @@ pub fn fit(
     let live = Live::new(geometry, &placed.modules)?;
     let started = Instant::now();
     let trained =
-        train(&mut student, &live, problems, reward, recipe, folder, stop, &mut |line| {
-            watch(Event::Training(line, recipe.steps));
+        train(&mut student, &live, problems, reward, recipe, folder, stop, &mut |line, v| {
+            watch(Event::Training(line, v, recipe.steps));
         })?;
     let train_seconds = started.elapsed().as_secs_f64();
     let Trained { v, step: shipped_step, steps, ending } = trained;

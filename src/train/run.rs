@@ -56,7 +56,7 @@ pub struct Trained {
 }
 
 /// Trains v from zero, or from where `folder` says it was. `watch` sees what is written about
-/// every step; the run ends between two of them when `stop` is set.
+/// every step, and v after it as it would ship; the run ends between two of them when `stop` is set.
 ///
 /// # Errors
 /// If the runtime fails, the reward cannot judge an answer, a gradient is not finite, in no step
@@ -70,7 +70,7 @@ pub fn train(
     recipe: &Recipe,
     folder: &mut RunFolder,
     stop: &AtomicBool,
-    watch: &mut dyn FnMut(&Line),
+    watch: &mut dyn FnMut(&Line, &[f32]),
 ) -> Result<Trained, TrainError> {
     let settings = AdamSettings::new(recipe.schedule.peak);
     let mut now = match folder.progress() {
@@ -160,9 +160,10 @@ pub fn train(
             lines.extend((!shown.samples.is_empty()).then_some(Line::Samples(shown)));
         }
         lines.extend(restored.map(Line::Restore));
+        let v = shipped(now.adam.v(), recipe.scalar);
         for line in &lines {
             folder.write(line)?;
-            watch(line);
+            watch(line, &v);
         }
         folder.keep(&now)?;
     };

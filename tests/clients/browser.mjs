@@ -2,7 +2,7 @@
 import { createReadStream, readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { extname, join, normalize } from "node:path";
-import puppeteer from "puppeteer-core";
+import { launch } from "./chromium.mjs";
 import { judge } from "./generate.mjs";
 
 const TYPES = {
@@ -20,22 +20,10 @@ function serve(request, response) {
     .pipe(response);
 }
 
-/** The Chromium named by the caller, else the one that an npm package brings. */
-async function launch() {
-  if (given) return puppeteer.launch({ executablePath: given, args: ["--no-sandbox"] });
-  const { default: chromium } = await import("@sparticuz/chromium");
-  return puppeteer.launch({ executablePath: await chromium.executablePath(), args: chromium.args, headless: "shell" });
-}
-
 const server = createServer(serve);
 await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
 const home = `http://127.0.0.1:${server.address().port}`;
-const browser = await launch().catch((error) => {
-  // Libraries of the system, which no package of npm brings.
-  if (!/error while loading shared libraries/.test(error.message)) throw error;
-  console.log(error.message);
-  process.exit(77);
-});
+const browser = await launch(given);
 let passed = false;
 try {
   const page = await browser.newPage();

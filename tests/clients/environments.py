@@ -1,5 +1,6 @@
 """Installs what a client needs under target/clients, once, or says why it cannot be had."""
 
+import json
 import os
 import re
 import shutil
@@ -44,23 +45,28 @@ def python(name: str, root: Path) -> Path:
     return program
 
 
-def node(root: Path) -> Path:
-    """A folder with the packages of package.json and the scripts, which look for packages beside them."""
+def node(root: Path, name: str = "node", only: tuple = ()) -> Path:
+    """A folder with the packages of package.json, or only some of them, and the scripts, which look for
+    packages beside them."""
     if not (shutil.which("node") and shutil.which("npm")):
         raise Missing("node and npm are not installed")
     version = subprocess.run(["node", "--version"], check=True, capture_output=True, text=True).stdout
     if int(version.strip().lstrip("v").split(".")[0]) < 20:
         raise Missing(f"node is {version.strip()}, and 20 is needed")
-    folder, wanted = root / "node", HERE / "package.json"
+    package = json.loads((HERE / "package.json").read_text())
+    if only:
+        package["dependencies"] = {name: package["dependencies"][name] for name in only}
+    wanted = json.dumps(package)
+    folder = root / name
     ready = folder / "installed.json"
-    if not ready.exists() or ready.read_text() != wanted.read_text():
+    if not ready.exists() or ready.read_text() != wanted:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        shutil.copy(wanted, folder)
+        (folder / "package.json").write_text(wanted)
         # Scripts of packages fetch GPU libraries and other browsers from elsewhere.
         install(["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock",
                  "--fetch-retries=1"], folder)
-        shutil.copyfile(wanted, ready)
+        ready.write_text(wanted)
     for script in [*HERE.glob("*.mjs"), *HERE.glob("*.html")]:
         shutil.copy(script, folder)
     return folder

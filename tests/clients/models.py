@@ -6,7 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+TESTS = Path(__file__).resolve().parents[1]
+FIXTURES = TESTS.parent / "fixtures"
 EXPORTS = FIXTURES / "exports"
 CHECKPOINTS = ["hf-qwen2-tied", "hf-llama-untied"]
 GENAI = ["genai-fp32-cpu/qwen2-tied", "genai-fp32-cpu/llama-untied", "genai-int4-cpu/qwen2-tied"]
@@ -78,3 +79,16 @@ def web(tla: Tla) -> None:
         (folder / "onnx").mkdir()
         (folder / "model.onnx").rename(folder / "onnx/model.onnx")
     (tla.folder / "answers.json").write_text(json.dumps(answers))
+
+
+def report(tla: Tla) -> None:
+    """run/report.html, of a journal whose answers try to be scripts."""
+    (tla.folder / "run").mkdir()
+    shutil.copy(TESTS / "report/journal.jsonl", tla.folder / "run")
+    tla("report", "run")
+
+
+def run(tla: Tla) -> None:
+    """run/, of a few short steps."""
+    tla("train", "--model", FIXTURES / "wordmath", "--data", FIXTURES / "data/train.jsonl", "--out", "a.tla",
+        "--run", "run", "--steps", "4", "--problems", "6", "--samples", "4", "--roles", "down", "--seed", "7")

@@ -30,12 +30,26 @@ def transformers_js() -> list:
     return ["node", environments.node(ROOT) / "transformers_js.mjs"]
 
 
-def browser() -> list:
+def chromium() -> str:
     """CLIENTS_CHROMIUM names a Chromium or Chrome; the one from npm is for Linux on x86-64."""
     given = os.environ.get("CLIENTS_CHROMIUM", "")
     if not given and (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise environments.Missing("npm has no Chromium for this machine. Name one in CLIENTS_CHROMIUM")
+    return given
+
+
+def browser() -> list:
+    chromium()
     return ["node", environments.node(ROOT) / "browser.mjs"]
+
+
+def report() -> list:
+    packages = ("puppeteer-core",) if chromium() else ("puppeteer-core", "@sparticuz/chromium")
+    return ["node", environments.node(ROOT, "node-page", packages) / "report.mjs"]
+
+
+def tensorboard() -> list:
+    return [environments.python("tensorboard", ROOT), environments.HERE / "tensorboard_scalars.py"]
 
 
 # What runs it, what makes its models, and what it gets after their folder.
@@ -44,6 +58,8 @@ CLIENTS = {
     "genai": (genai, models.genai, []),
     "transformers-js": (transformers_js, models.web, []),
     "browser": (browser, models.web, [os.environ.get("CLIENTS_CHROMIUM", "")]),
+    "report": (report, models.report, [os.environ.get("CLIENTS_CHROMIUM", "")]),
+    "tensorboard": (tensorboard, models.run, []),
 }
 
 # By exit status; 77 as in other test harnesses.

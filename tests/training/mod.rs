@@ -101,12 +101,22 @@ impl Run {
 
     /// Every file and folder of the run, sorted.
     pub fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.folder.path()).unwrap();
-        let mut names: Vec<String> =
-            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
+        names(self.folder.path())
     }
+
+    /// What the run's own folder holds, sorted.
+    pub fn reports(&self) -> Vec<String> {
+        names(self.journal().parent().unwrap())
+    }
+}
+
+/// What a folder holds, sorted.
+pub fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 pub fn steps(found: &Record) -> Vec<&Step> {
