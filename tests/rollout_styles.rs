@@ -63,7 +63,7 @@ impl Case {
 
     /// The largest difference of a sampled log-probability to what the gradient graph finds.
     fn apart(&mut self) -> f32 {
-        let sampled = Decoding::Sampled { temperature: 1.0, seed: 3, step: 1 };
+        let sampled = Decoding::Sampled { temperature: 1.0, seed: 3, step: 1, first_row: 0 };
         let (answers, prompts) = (self.answers(sampled), prompts());
         let samples: Vec<Sample<'_>> = answers
             .iter()

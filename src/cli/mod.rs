@@ -11,6 +11,10 @@ mod destination;
 mod error;
 #[cfg(feature = "train")]
 mod eval;
+#[cfg(feature = "train")]
+mod eval_adapters;
+#[cfg(feature = "train")]
+mod eval_report;
 mod export;
 mod files;
 mod graft;
@@ -24,6 +28,8 @@ mod pack;
 #[cfg(feature = "train")]
 mod progress;
 pub mod recipe;
+#[cfg(feature = "train")]
+mod reward_options;
 #[cfg(feature = "sign")]
 mod secret_key;
 mod show;

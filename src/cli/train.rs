@@ -13,6 +13,7 @@ use super::{
     names::Names,
     output::{hex, to_stderr},
     progress::Progress,
+    reward_options::{self, RewardArgs, Task},
     threads::Threads,
     train_options::{FormArgs, LearnArgs, PlaceArgs},
 };
@@ -21,29 +22,27 @@ use crate::{
     runtime::SessionOptions,
     train::{
         TrainError,
-        data::read_problems,
         fit::{Event, fit},
         journal::{End, FILE_NAME, Journal, Line, Placement, Start, Step, VERSION},
         plan::{Plan, Wish},
-        reward::ExactMatch,
     },
 };
 
 /// Train an adapter with reinforcement learning (GRPO) on ONNX Runtime
 #[derive(Args)]
+#[command(after_help = reward_options::HELP)]
 pub struct Train {
     /// Model folder: model.onnx with a key-value cache, tokenizer.json, chat template
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Problems, one JSON object a line: "question", and "answer" ending in "#### N"
-    #[arg(long, value_name = "JSONL")]
-    data: PathBuf,
     /// The adapter to write
     #[arg(short, long, value_name = "A.tla")]
     out: PathBuf,
     /// Folder of the run's journal [default: OUT with .run appended]
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
+    #[command(flatten)]
+    reward: RewardArgs,
     #[command(flatten)]
     form: FormArgs,
     #[command(flatten)]
@@ -66,9 +65,9 @@ impl Train {
         let threads = self.threads.count();
         let model = OnnxModel::load(&self.model)?;
         let targets = find_targets_by(&model, &self.names.naming())?;
-        let problems = read_problems(&self.data)?;
+        let Task { problems, reward, wording } = self.reward.task()?;
         let mut inputs = files::of_model(model.files(), model.folder());
-        inputs.push(self.data.clone());
+        inputs.push(self.reward.data.clone());
         files::check_output(&self.out, &inputs)?;
         let folder = self.run.clone().unwrap_or_else(|| run_folder(&self.out));
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
@@ -79,14 +78,17 @@ impl Train {
                 self.out.display()
             )));
         }
-        let plan = Plan::new(&model, &targets, wish)?;
+        let plan = Plan::new(&model, &targets, wish)?.worded(wording.clone());
         let mut journal = Journal::create(&folder).map_err(TrainError::from)?;
         let start = Line::Start(Start {
             version: VERSION,
             program: env!("CARGO_PKG_VERSION").to_owned(),
             model: self.model.display().to_string(),
             base_digest: hex(&plan.base_digest),
-            data: self.data.display().to_string(),
+            data: self.reward.data.display().to_string(),
+            reward: reward.name(),
+            prompt: wording.prompt().to_owned(),
+            system: wording.system().map(str::to_owned),
             problems: problems.len() as u64,
             seed: recipe.exploration.seed,
             steps: recipe.steps as u64,
@@ -109,7 +111,7 @@ impl Train {
         let fitted = fit(
             plan,
             &problems,
-            &ExactMatch,
+            &*reward,
             &recipe,
             SessionOptions::cpu(threads),
             &mut journal,

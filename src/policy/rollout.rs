@@ -26,6 +26,8 @@ pub enum Decoding {
         seed: u64,
         /// Second name of the stream: the training step.
         step: u64,
+        /// Third name of the stream for the first answer; the next have those that follow.
+        first_row: u64,
     },
 }
 
@@ -57,6 +59,15 @@ pub struct Completion {
     pub stopped: bool,
 }
 
+/// An additional input of the graph with a row for each row of the batch.
+#[derive(Clone, Copy)]
+pub struct ByPrompt<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its value for a batch whose rows answer these prompts.
+    pub rows: &'a dyn Fn(&[usize]) -> Result<Tensor, PolicyError>,
+}
+
 /// Answers `plan.samples` times to each prompt; answer s of prompt p is at p·samples + s. The
 /// graph's additional inputs, such as the adapter, are in `extra`.
 ///
@@ -65,6 +76,51 @@ pub struct Completion {
 pub fn rollout(
     graph: &mut CausalGraph,
     extra: &[(&str, &Tensor)],
+    plan: &RolloutPlan<'_>,
+) -> Result<Vec<Completion>, PolicyError> {
+    answers(graph, &Extra::Shared(extra), plan)
+}
+
+/// [`rollout`] with an input that differs between prompts, such as an adapter for each.
+///
+/// # Errors
+/// As [`rollout`].
+pub fn rollout_by_prompt(
+    graph: &mut CausalGraph,
+    extra: ByPrompt<'_>,
+    plan: &RolloutPlan<'_>,
+) -> Result<Vec<Completion>, PolicyError> {
+    answers(graph, &Extra::Own(extra), plan)
+}
+
+/// Inputs beside those of the language model.
+enum Extra<'a> {
+    Shared(&'a [(&'a str, &'a Tensor)]),
+    Own(ByPrompt<'a>),
+}
+
+impl Extra<'_> {
+    /// The logits and cache of a batch whose rows answer `prompts`.
+    fn step(
+        &self,
+        graph: &mut CausalGraph,
+        rows: &Rows<'_>,
+        cache: &Cache,
+        prompts: impl Iterator<Item = usize>,
+    ) -> Result<(Tensor, Cache), PolicyError> {
+        match self {
+            Self::Shared(extra) => Ok(graph.step(rows, cache, extra)?),
+            Self::Own(ByPrompt { name, rows: values }) => {
+                let own = values(&prompts.collect::<Vec<_>>())?;
+                Ok(graph.step(rows, cache, &[(name, &own)])?)
+            }
+        }
+    }
+}
+
+fn answers(
+    graph: &mut CausalGraph,
+    extra: &Extra<'_>,
     plan: &RolloutPlan<'_>,
 ) -> Result<Vec<Completion>, PolicyError> {
     if let Some(at) = plan.prompts.iter().position(Vec::is_empty) {
@@ -82,13 +138,13 @@ pub fn rollout(
         positions: &prefill.positions,
     };
     let empty = graph.interface.empty_cache(plan.prompts.len())?;
-    let (logits, cache) = graph.step(&rows, &empty, extra)?;
+    let (logits, cache) = extra.step(graph, &rows, &empty, 0..plan.prompts.len())?;
     let picks: Vec<usize> = (0..answers.len()).map(|row| row / plan.samples).collect();
     let mut live = Live::new(plan, &prefill, cache.rows(&picks)?);
     live.choose(plan, &logits, &picks, &mut answers)?;
     while !live.rows.is_empty() {
         live.compact()?;
-        let logits = live.advance(graph, extra)?;
+        let logits = live.advance(graph, extra, plan.samples)?;
         let own: Vec<usize> = (0..live.rows.len()).collect();
         live.choose(plan, &logits, &own, &mut answers)?;
     }
@@ -184,8 +240,9 @@ impl Live {
             let answer = &mut answers[row.answer];
             let (token, logprob) = match plan.decoding {
                 Decoding::Greedy => (greedy(scores)?, 0.0),
-                Decoding::Sampled { temperature, seed, step } => {
-                    let (row, position) = (row.answer as u64, answer.tokens.len() as u64);
+                Decoding::Sampled { temperature, seed, step, first_row } => {
+                    let row = first_row + row.answer as u64;
+                    let position = answer.tokens.len() as u64;
                     let chance = uniform(seed, step, row, position);
                     let (token, logprob) = sample(scores, temperature, chance)?;
                     (token, logprob as f32)
@@ -216,7 +273,8 @@ impl Live {
     fn advance(
         &mut self,
         graph: &mut CausalGraph,
-        extra: &[(&str, &Tensor)],
+        extra: &Extra<'_>,
+        samples: usize,
     ) -> Result<Tensor, PolicyError> {
         for row in &mut self.rows {
             row.mask.push(1);
@@ -225,7 +283,8 @@ impl Live {
         let positions: Vec<i64> = self.rows.iter().map(|r| r.position).collect();
         let mask: Vec<i64> = self.rows.iter().flat_map(|r| r.mask.iter().copied()).collect();
         let rows = Rows { batch: self.rows.len(), ids: &ids, mask: &mask, positions: &positions };
-        let (logits, cache) = graph.step(&rows, &self.cache, extra)?;
+        let prompts = self.rows.iter().map(|r| r.answer / samples);
+        let (logits, cache) = extra.step(graph, &rows, &self.cache, prompts)?;
         self.cache = cache;
         for row in &mut self.rows {
             row.position += 1;

@@ -4,7 +4,7 @@ use super::{
     TrainError,
     data::Problem,
     grpo::advantages,
-    reward::{Reward, score_group},
+    reward::{Attempt, Reward, score_all},
     student::Student,
 };
 use crate::{
@@ -66,26 +66,39 @@ pub fn explore(
             temperature: exploration.temperature,
             seed: exploration.seed,
             step,
+            first_row: 0,
         },
     };
     let answers = rollout(&mut student.graph, &[(crate::surgery::MIXING, mixing)], &plan)?;
-    let mut answers = answers.into_iter();
+    let texts =
+        answers.iter().map(|a| student.voice.text(a)).collect::<Result<Vec<String>, _>>()?;
+    let rewards = rewards(problems, &answers, &texts, reward)?;
+    let (mut answers, mut rewards) = (answers.into_iter(), rewards.into_iter());
     let mut groups = Vec::with_capacity(problems.len());
-    for (problem, prompt) in problems.iter().zip(&prompts) {
+    for prompt in prompts {
         let completions: Vec<Completion> = answers.by_ref().take(exploration.samples).collect();
-        let texts = completions
-            .iter()
-            .map(|c| student.voice.text(c))
-            .collect::<Result<Vec<String>, _>>()?;
-        let mut rewards = score_group(reward, problem, &texts)?;
-        for (worth, completion) in rewards.iter_mut().zip(&completions) {
-            // What a cut answer would have ended in is not known: `#### 2` may be `#### 27`.
-            if !completion.stopped {
-                *worth = 0.0;
-            }
-        }
+        let rewards: Vec<f64> = rewards.by_ref().take(exploration.samples).collect();
         let advantages = advantages(&rewards, exploration.normalise);
-        groups.push(Group { prompt: prompt.clone(), completions, rewards, advantages });
+        groups.push(Group { prompt, completions, rewards, advantages });
     }
     Ok(groups)
+}
+
+/// What each answer is worth: nothing if it was cut, because what it would have ended in is not
+/// known (`#### 2` may be `#### 27`), else what the reward says. All are asked for at once.
+fn rewards(
+    problems: &[&Problem],
+    answers: &[Completion],
+    texts: &[String],
+    reward: &dyn Reward,
+) -> Result<Vec<f64>, TrainError> {
+    let samples = answers.len() / problems.len().max(1);
+    let whole: Vec<usize> = (0..answers.len()).filter(|at| answers[*at].stopped).collect();
+    let attempt = |at: &usize| Attempt { problem: problems[at / samples], completion: &texts[*at] };
+    let scores = score_all(reward, &whole.iter().map(attempt).collect::<Vec<_>>())?;
+    let mut rewards = vec![0.0; answers.len()];
+    for (at, score) in whole.into_iter().zip(scores) {
+        rewards[at] = score;
+    }
+    Ok(rewards)
 }
