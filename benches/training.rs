@@ -11,7 +11,7 @@ use tla::{
     projection::{Geometry, select},
     runtime::SessionOptions,
     train::{
-        data::{Problem, read_problems},
+        data::{Fields, Problem, read_problems},
         explore::{Exploration, batch},
         guard::Rules,
         plan::voice_of,
@@ -62,7 +62,7 @@ fn benches(c: &mut Criterion) {
     let options = SessionOptions::cpu(2);
     let mut student =
         Student::load(voice, &model, &targets, &frozen, Split::Paper, true, options).unwrap();
-    let problems = read_problems(&fixtures.join("data/train.jsonl")).unwrap();
+    let problems = read_problems(&fixtures.join("data/train.jsonl"), &Fields::default()).unwrap();
     let chosen: Vec<&Problem> = problems.iter().take(RECIPE.problems).collect();
     let v = [0.0; 13];
     let mixing = live.mixing(&v).unwrap();

@@ -14,7 +14,11 @@ use tla::{
     model::{OnnxModel, find_targets},
     policy::rollout::{Decoding, RolloutPlan, rollout},
     runtime::SessionOptions,
-    train::{data::read_problems, plan::voice_of, student::Student},
+    train::{
+        data::{Fields, read_problems},
+        plan::voice_of,
+        student::Student,
+    },
 };
 
 #[derive(Deserialize)]
@@ -35,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = SessionOptions::cpu(threads.parse()?);
     let voice = voice_of(&model)?;
     let mut student = Student::load(voice, &model, &targets, &[], Split::Paper, false, options)?;
-    let problems = read_problems(Path::new(data))?;
+    let problems = read_problems(Path::new(data), &Fields::default())?;
     for (step, line) in std::io::stdin().lock().lines().enumerate() {
         let wanted: Wanted = serde_json::from_str(&line?)?;
         let asked = problems.iter().take(wanted.prompts);
@@ -43,7 +47,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             asked.map(|p| student.voice.prompt(&p.question)).collect::<Result<Vec<_>, _>>()?;
         let decoding = match wanted.greedy {
             true => Decoding::Greedy,
-            false => Decoding::Sampled { temperature: 1.0, seed: 1, step: step as u64 },
+            false => {
+                Decoding::Sampled { temperature: 1.0, seed: 1, step: step as u64, first_row: 0 }
+            }
         };
         let plan = RolloutPlan {
             prompts: &prompts,

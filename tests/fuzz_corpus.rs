@@ -87,7 +87,13 @@ mod text {
 
     #[test]
     fn datasets_are_their_lines_and_a_bad_one_is_named() {
-        assert_reached(&replay("dataset", text::dataset), &["problems"]);
+        assert_reached(&replay("dataset", text::dataset), &["problems", "number", "answer"]);
+    }
+
+    #[test]
+    fn answers_are_the_same_in_either_order_and_numbers_by_their_value() {
+        let outcomes = replay("answers", text::answers);
+        assert_reached(&outcomes, &["equal numbers", "other numbers", "same", "other"]);
     }
 
     #[test]

@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use tla::eval::report::EvalReport;
-use tla::train::data::{DataError, MAX_LINE, Problem, read_problems};
-use tla::train::reward::{ExactMatch, is_correct, score_group};
+use tla::train::data::{DataError, Fields, MAX_LINE, Problem, read_problems};
+use tla::train::reward::{ExactMatch, Reward, boxed::Boxed, check, score_group};
 
 struct Dataset {
     _folder: tempfile::TempDir,
@@ -20,7 +20,7 @@ fn dataset(bytes: &[u8]) -> Dataset {
 }
 
 fn read(bytes: &[u8]) -> Result<Vec<Problem>, DataError> {
-    read_problems(&dataset(bytes).path)
+    read_problems(&dataset(bytes).path, &Fields::default())
 }
 
 const TWO: &str = "{\"question\": \"1+2?\", \"answer\": \"1+2=3\\n#### 3\"}\n\n\
@@ -33,7 +33,8 @@ fn problems_keep_their_lines_and_are_scored_strictly() {
     let completions = ["2*500\n#### 1000", "#### 1,000.00", "1000", "#### 100"];
     let rewards = score_group(&ExactMatch, &problems[1], &completions).unwrap();
     assert_eq!(rewards, [1.0, 1.0, 0.0, 0.0]);
-    let outcomes: Vec<bool> = problems.iter().map(|p| is_correct(p, "#### 3")).collect();
+    let right = |p| score_group(&ExactMatch, p, &["#### 3"]).unwrap() == [1.0];
+    let outcomes: Vec<bool> = problems.iter().map(right).collect();
     assert_eq!(EvalReport::new(&outcomes).unwrap().accuracy, 0.5);
 }
 
@@ -46,18 +47,39 @@ fn an_error_names_file_line_value_and_remedy() {
         ),
         (
             b"{\"question\": \"q\"}",
-            "the field \"answer\" is missing (found: question). Rename or add it",
+            "the field \"answer\" is missing (found: question). Rename or add it, or name another with \
+             --question-field or --answer-field",
         ),
         (b"3", "`3` is not an object. Write {\"question\": \"...\", \"answer\": \"... #### 27\"}"),
         (b"\xc3\x28", "byte 1 of the line is not valid UTF-8. Save the file as UTF-8"),
+    ] {
+        let file = dataset(&[TWO.as_bytes(), b"\n", bad].concat());
+        let error = read_problems(&file.path, &Fields::default()).unwrap_err().to_string();
+        assert_eq!(error, format!("{}, line 4: {expected}", file.path.display()));
+    }
+}
+
+#[test]
+fn a_reward_names_the_line_whose_reference_it_cannot_use() {
+    for (reward, bad, expected) in [
         (
-            b"{\"question\": \"q\", \"answer\": \"#### x\"}",
-            "`x` after `####` in \"answer\" is not a number. Write digits, as in `#### 27`",
+            &ExactMatch as &dyn Reward,
+            &br#####"{"question": "q", "answer": "#### x"}"#####[..],
+            "`x` after `####` in the reference answer is not a number. Write digits, as in `#### 27`",
+        ),
+        (
+            &Boxed,
+            br#"{"problem": "q", "solution": "It is so.\nIt is done."}"#,
+            "the reference answer ends in `It is so.\nIt is done.`, has several lines, and neither \
+             `\\boxed{…}` nor `####` says which part is the answer. Add one, or name a field that \
+             holds the answer alone with --answer-field",
         ),
     ] {
         let file = dataset(&[TWO.as_bytes(), b"\n", bad].concat());
-        let error = read_problems(&file.path).unwrap_err().to_string();
+        let problems = read_problems(&file.path, &Fields::default()).unwrap();
+        let error = check(reward, &problems, &file.path).unwrap_err().to_string();
         assert_eq!(error, format!("{}, line 4: {expected}", file.path.display()));
+        check(reward, &problems[..2], &file.path).unwrap();
     }
 }
 
@@ -66,7 +88,7 @@ fn nothing_to_read_is_an_error() {
     for empty in [&b""[..], b"\n\n", b"  \r\n"] {
         assert!(matches!(read(empty), Err(DataError::Empty { .. })));
     }
-    let missing = read_problems(std::path::Path::new("no/such/file.jsonl"));
+    let missing = read_problems(std::path::Path::new("no/such/file.jsonl"), &Fields::default());
     assert!(matches!(missing, Err(DataError::Io { .. })));
 }
 

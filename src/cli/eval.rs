@@ -1,53 +1,59 @@
-//! `tla eval`: accuracy with an interval, and the comparison with the base.
+//! `tla eval`: accuracy with an interval, and the comparison of adapters with the base.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde::Serialize;
-use serde_json::json;
 
 use super::{
-    CliError, Output, Verdict, device::Device, files, names::Names, progress::Progress,
+    CliError, Output, Verdict,
+    device::Device,
+    eval_adapters::{Group, Read, belonging, groups},
+    eval_report::{Comparison, lines},
+    files,
+    names::Names,
+    progress::Progress,
+    reward_options::{RewardArgs, Task},
     threads::Threads,
 };
 use crate::{
     eval::{
-        answers::{Answered, Pace, answer_all},
-        report::EvalReport,
+        answers::{Answered, Exam, Pace, Sampling, answer_greedily, sample},
+        pass_at::PassAt,
+        report::{EvalReport, ReportError},
     },
-    format::{Adapter, Header, Split},
-    model::{OnnxModel, Targets, base_digest, find_targets_by},
-    policy::live::Live,
-    projection::{Geometry, select},
-    runtime::{SessionOptions, Tensor, ready},
-    surgery::{SurgeryError, refuse_grafted},
+    format::Split,
+    model::{OnnxModel, find_targets_by},
+    policy::mixed::Mixed,
+    runtime::{SessionOptions, ready},
     train::{
         TrainError,
-        data::{Problem, read_problems},
-        fit::rebuilt_digest,
         plan::voice_of,
-        student::{Frozen, Student, freeze},
+        student::{Frozen, Student},
     },
 };
 
-/// Measure greedy accuracy, with --adapter against the base on the same problems
+/// The most answers that are sampled to a problem.
+const MOST_SAMPLES: usize = 1 << 16;
+
+/// Measure accuracy, with --adapter against the base on the same problems
 #[derive(Args)]
 #[command(
-    after_help = "A grafted model answers with the values it defaults to, and takes no --adapter."
+    after_help = "Every problem is answered greedily, and with --samples by sampling too. An answer is right if its reward \
+is 1 or more. \"flexible\" counts the last number of an answer whatever its form, to tell a wrong \
+answer from a right one in the wrong dress; nothing is trained on it. Adapters are compared with \
+the base each by itself: the more there are, the likelier one looks better by chance.\n\n\
+A grafted model answers with the values it defaults to, and takes no --adapter."
 )]
 pub struct Eval {
     /// Model folder: model.onnx with a key-value cache, tokenizer.json, chat template
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Problems, one JSON object a line: "question", and "answer" ending in "#### N"
-    #[arg(long, value_name = "JSONL")]
-    data: PathBuf,
-    /// Evaluate this adapter, live, and compare it with the base
+    #[command(flatten)]
+    reward: RewardArgs,
+    /// Evaluate this adapter, live, and compare it with the base. May be given several times: they
+    /// share batches, each row with its own adapter
     #[arg(long, value_name = "A.tla")]
-    adapter: Option<PathBuf>,
+    adapter: Vec<PathBuf>,
     /// Write every answer, one JSON object a line
     #[arg(long, value_name = "JSONL")]
     answers: Option<PathBuf>,
@@ -57,9 +63,30 @@ pub struct Eval {
     /// Longest answer, in tokens; a longer one is cut and counts as wrong
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_tokens: usize,
-    /// Problems answered at once
+    /// Answers written at once
     #[arg(long, value_name = "N", default_value_t = 100)]
     batch: usize,
+    /// Problems to show whose answers by base and adapter differ in being right
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    show: usize,
+    /// Sample N answers to each problem too, for pass@k
+    #[arg(long, value_name = "N", help_heading = "Sampling")]
+    samples: Option<usize>,
+    /// The k of pass@k, none above --samples
+    #[arg(
+        long,
+        value_name = "K,…",
+        value_delimiter = ',',
+        default_value = "1",
+        help_heading = "Sampling"
+    )]
+    pass_at: Vec<u64>,
+    /// Sampling temperature
+    #[arg(long, value_name = "T", default_value_t = 1.0, help_heading = "Sampling")]
+    temperature: f32,
+    /// Seed of the samples
+    #[arg(long, value_name = "SEED", default_value_t = 0, help_heading = "Sampling")]
+    eval_seed: u64,
     #[command(flatten)]
     names: Names,
     #[command(flatten)]
@@ -68,12 +95,10 @@ pub struct Eval {
     device: Device,
 }
 
-/// An adapter that was checked against the model it is to run on.
-struct Checked {
-    live: Live,
-    v: Vec<f32>,
-    frozen: Vec<Frozen>,
-    split: Split,
+/// What one policy came to.
+struct Outcome {
+    answers: Vec<Answered>,
+    pass_at: Vec<PassAt>,
 }
 
 impl Eval {
@@ -81,155 +106,138 @@ impl Eval {
     pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
         let threads = self.threads.count();
         let provider = self.device.provider()?;
-        for (name, value) in [
-            ("limit", self.limit.unwrap_or(1)),
-            ("max-tokens", self.max_tokens),
-            ("batch", self.batch),
-        ] {
-            if value == 0 {
-                return Err(CliError::Usage(format!("--{name} is 0. Give a number above 0")));
-            }
-        }
+        let sampling = self.sampling()?;
         let model = OnnxModel::load(&self.model)?;
-        let mut problems = read_problems(&self.data)?;
+        let Task { mut problems, reward, wording } = self.reward.task()?;
         problems.truncate(self.limit.unwrap_or(usize::MAX));
         let mut inputs = files::of_model(model.files(), model.folder());
-        inputs.push(self.data.clone());
-        inputs.extend(self.adapter.clone());
+        inputs.push(self.reward.data.clone());
+        inputs.extend(self.adapter.iter().cloned());
         if let Some(path) = &self.answers {
             files::check_output(path, &inputs)?;
         }
         let targets = find_targets_by(&model, &self.names.naming())?;
-        let voice = voice_of(&model)?;
-        let read = match &self.adapter {
-            Some(path) => Some((path, belonging(path, &model, &targets, out)?)),
-            None => None,
-        };
+        let mut voice = voice_of(&model)?.worded(wording);
+        let read = self
+            .adapter
+            .iter()
+            .map(|path| belonging(path, &model, &targets, out))
+            .collect::<Result<Vec<Read>, CliError>>()?;
         ready(provider).map_err(TrainError::from)?;
-        let checked = match read {
-            Some((path, read)) => Some(rebuilt(path, read, &model, &targets, threads)?),
-            None => None,
-        };
-        let frozen = checked.as_ref().map_or(&[][..], |c| &c.frozen);
-        let split = checked.as_ref().map_or(Split::Paper, |c| c.split);
         let options = SessionOptions::cpu(threads).on(provider);
-        let mut student = Student::load(voice, &model, &targets, frozen, split, false, options)?;
-        let mut answer = |stage, mixing: Option<&Tensor>| {
-            let pace = Pace { batch: self.batch, max_tokens: self.max_tokens };
-            let mut progress = Progress::new(stage, problems.len());
-            let mut watch = |done| progress.at(done, "");
-            answer_all(&mut student, mixing, &problems, pace, &mut watch)
+        let pace = Pace { rows: self.batch, max_tokens: self.max_tokens };
+        let exam = Exam { problems: &problems, reward: &*reward, pace };
+
+        let mut base = None;
+        let mut adapted: Vec<Option<Outcome>> = read.iter().map(|_| None).collect();
+        let load = |voice, frozen: &[Frozen], split| {
+            Student::load(voice, &model, &targets, frozen, split, false, options)
         };
-        let (base, now) = match &checked {
-            None => (None, answer("answers of the model", None)?),
-            Some(Checked { live, v, .. }) => {
-                let zero = live.mixing(&vec![0.0; v.len()])?;
-                let base = answer("answers of the base", Some(&zero))?;
-                let own = live.mixing(v)?;
-                (Some(base), answer("answers with the adapter", Some(&own))?)
+        if read.is_empty() {
+            let mut student = load(voice, &[], Split::Paper)?;
+            base = self.outcomes(&mut student, None, exam, sampling)?.pop();
+        } else {
+            for Group { members, frozen, split, mut mixed } in
+                groups(&read, &model, &targets, threads)?
+            {
+                if base.is_none() {
+                    mixed.push_base();
+                }
+                let mut student = load(voice, &frozen, split)?;
+                let mut found = self.outcomes(&mut student, Some(&mixed), exam, sampling)?;
+                if base.is_none() {
+                    base = found.pop();
+                }
+                for (member, outcome) in members.into_iter().zip(found) {
+                    adapted[member] = Some(outcome);
+                }
+                voice = student.voice;
             }
-        };
-        let right = |answers: &[Answered]| answers.iter().map(|a| a.correct).collect::<Vec<_>>();
-        let report = match &base {
-            Some(base) => EvalReport::against(&right(&now), &right(base))?,
-            None => EvalReport::new(&right(&now))?,
-        };
-        if let Some(path) = &self.answers {
-            files::write(path, lines(&problems, &now, base.as_deref()).as_bytes())?;
         }
-        out.report(&Told(report))?;
+
+        let base = base.ok_or(ReportError::Empty)?;
+        let adapters: Vec<(&PathBuf, Outcome)> =
+            self.adapter.iter().zip(adapted.into_iter().flatten()).collect();
+        if let Some(path) = &self.answers {
+            let of: Vec<(&Path, &[Answered])> =
+                adapters.iter().map(|(path, o)| (path.as_path(), &o.answers[..])).collect();
+            files::write(path, lines(&problems, &base.answers, &of).as_bytes())?;
+        }
+        let mut comparison = Comparison::new(report(&base, None)?);
+        for (path, outcome) in &adapters {
+            let report = report(outcome, Some(&base.answers))?;
+            comparison.push(path, report);
+            let answers = (&base.answers[..], &outcome.answers[..]);
+            comparison.show(path, &problems, answers, self.show);
+        }
+        out.report(&comparison)?;
         Ok(Verdict::Yes)
     }
-}
 
-/// Reads an adapter and checks that it belongs to `model`.
-fn belonging(
-    path: &Path,
-    model: &OnnxModel,
-    targets: &Targets,
-    out: &mut Output,
-) -> Result<(Header, Vec<f32>), CliError> {
-    let bytes = files::read(path)?;
-    let adapter = Adapter::decode(&bytes)
-        .map_err(|source| CliError::Adapter { path: path.into(), source })?;
-    let header = *adapter.header();
-    refuse_grafted(model.graph()).map_err(SurgeryError::from)?;
-    if header.is_bound() {
-        let found = base_digest(model, targets)?;
-        if found != header.base_digest {
-            return Err(CliError::OtherBase {
-                adapter: path.into(),
-                expected: header.base_digest,
-                model: model.path.clone(),
-                found,
-            });
+    /// How answers are sampled, if they are, once all numbers are in range.
+    fn sampling(&self) -> Result<Option<Sampling>, CliError> {
+        let wrong = |text: String| Err(CliError::Usage(text));
+        for (name, value) in [
+            ("limit", self.limit.unwrap_or(1)),
+            ("max-tokens", self.max_tokens),
+            ("batch", self.batch),
+            ("samples", self.samples.unwrap_or(1)),
+        ] {
+            if value == 0 {
+                return wrong(format!("--{name} is 0. Give a number above 0"));
+            }
         }
-    } else {
-        out.say("the adapter is unbound: nothing says that it was made for this model");
-    }
-    Ok((header, adapter.values().collect()))
-}
-
-/// Rebuilds an adapter and checks that it comes to its digest.
-fn rebuilt(
-    path: &Path,
-    (header, v): (Header, Vec<f32>),
-    model: &OnnxModel,
-    targets: &Targets,
-    threads: usize,
-) -> Result<Checked, CliError> {
-    let known: Vec<_> = targets.targets.iter().map(|t| t.module).collect();
-    let modules = select(&header, &known)?;
-    let rank = usize::from(header.rank);
-    let mut progress = Progress::new("bases", modules.len());
-    let mut watch = |done| progress.at(done, "");
-    let frozen = freeze(model, targets, &modules, rank, threads, &mut watch)?;
-    let geometry = Geometry::from(&header);
-    let found = rebuilt_digest(&geometry, &modules, &frozen, &v);
-    if header.is_bound() && found != header.factors_digest {
-        let expected = header.factors_digest;
-        return Err(CliError::OtherFactors { adapter: path.into(), expected, found });
-    }
-    let live = Live::new(geometry, &modules).map_err(TrainError::from)?;
-    Ok(Checked { live, v, frozen, split: header.split })
-}
-
-fn lines(problems: &[Problem], now: &[Answered], base: Option<&[Answered]>) -> String {
-    let mut text = String::new();
-    for (index, (problem, answered)) in problems.iter().zip(now).enumerate() {
-        let mut line = json!({
-            "line": problem.line,
-            "question": problem.question,
-            "answer": problem.answer.as_str(),
-            "text": answered.text,
-            "tokens": answered.tokens,
-            "correct": answered.correct,
-        });
-        if let Some(before) = base.and_then(|b| b.get(index)) {
-            line["base_text"] = json!(before.text);
-            line["base_correct"] = json!(before.correct);
+        let Some(samples) = self.samples else { return Ok(None) };
+        if samples > MOST_SAMPLES {
+            return wrong(format!("--samples is {samples}. Give at most {MOST_SAMPLES}"));
         }
-        text += &format!("{line}\n");
+        if let Some(k) = self.pass_at.iter().find(|k| **k == 0 || **k > samples as u64) {
+            return wrong(format!(
+                "pass@{k} cannot be told from {samples} samples. Give --pass-at from 1 to --samples"
+            ));
+        }
+        let temperature = self.temperature;
+        if !(temperature.is_finite() && temperature > 0.0) {
+            return wrong(format!("--temperature is {temperature}. Give a number above 0"));
+        }
+        Ok(Some(Sampling { samples, temperature, seed: self.eval_seed }))
     }
-    text
+
+    /// The outcomes of the policies in `mixed`, in their order, or of the model alone.
+    fn outcomes(
+        &self,
+        student: &mut Student,
+        mixed: Option<&Mixed>,
+        exam: Exam<'_>,
+        sampling: Option<Sampling>,
+    ) -> Result<Vec<Outcome>, CliError> {
+        let policies = mixed.map_or(1, Mixed::len);
+        let mut progress = Progress::new("answers", policies * exam.problems.len());
+        let greedy = answer_greedily(student, mixed, exam, &mut |done| progress.at(done, ""))?;
+        let mut outcomes = Vec::with_capacity(policies);
+        let mut progress =
+            sampling.map(|_| Progress::new("samples", policies * exam.problems.len()));
+        for (policy, answers) in greedy.into_iter().enumerate() {
+            let mut pass_at = Vec::new();
+            if let Some(sampling) = sampling {
+                let before = policy * exam.problems.len();
+                let mut watch = |done| {
+                    if let Some(progress) = &mut progress {
+                        progress.at(before + done, "");
+                    }
+                };
+                let own = mixed.map(|mixed| (mixed, policy));
+                let right = sample(student, own, exam, sampling, &mut watch)?;
+                let n = sampling.samples as u64;
+                pass_at.extend(self.pass_at.iter().filter_map(|k| PassAt::of(&right, n, *k)));
+            }
+            outcomes.push(Outcome { answers, pass_at });
+        }
+        Ok(outcomes)
+    }
 }
 
-/// The report as it is told.
-#[derive(Serialize)]
-#[serde(transparent)]
-struct Told(EvalReport);
-
-impl fmt::Display for Told {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(report) = self;
-        let [low, high] = report.interval.map(|x| 100.0 * x);
-        let accuracy = 100.0 * report.accuracy;
-        write!(f, "{} of {} right: {accuracy:.1} %", report.correct, report.n)?;
-        writeln!(f, " (95 % interval {low:.1} to {high:.1})")?;
-        let Some(paired) = &report.paired else { return Ok(()) };
-        let before = report.correct + paired.lost - paired.gained;
-        write!(f, "base: {before} of {} right; ", report.n)?;
-        write!(f, "{} gained, {} lost, ", paired.gained, paired.lost)?;
-        writeln!(f, "p = {:.2e} (exact McNemar)", paired.p)
-    }
+fn report(outcome: &Outcome, base: Option<&[Answered]>) -> Result<EvalReport, CliError> {
+    let report = EvalReport::of(&outcome.answers, base)?;
+    Ok(EvalReport { pass_at: outcome.pass_at.clone(), ..report })
 }

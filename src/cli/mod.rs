@@ -13,6 +13,10 @@ mod device;
 mod error;
 #[cfg(feature = "train")]
 mod eval;
+#[cfg(feature = "train")]
+mod eval_adapters;
+#[cfg(feature = "train")]
+mod eval_report;
 mod export;
 mod files;
 mod graft;
@@ -32,6 +36,8 @@ mod progress;
 pub mod recipe;
 #[cfg(feature = "train")]
 mod report;
+#[cfg(feature = "train")]
+mod reward_options;
 #[cfg(feature = "train")]
 mod run_report;
 #[cfg(feature = "sign")]

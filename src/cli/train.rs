@@ -16,10 +16,11 @@ use super::{
     learn_options::LearnArgs,
     names::Names,
     output::hex,
+    reward_options::{self, RewardArgs, Task},
     run_report::Reporter,
     threads::Threads,
     train_options::{FormArgs, PlaceArgs},
-    train_settings::{of_files, of_options},
+    train_settings::{of_files, of_options, of_task},
     train_talk::Teller,
 };
 use crate::{
@@ -27,13 +28,11 @@ use crate::{
     runtime::{SessionOptions, ready},
     train::{
         TrainError,
-        data::read_problems,
         fit::fit,
         folder::{RunFolder, STATE},
         journal::{End, FILE_NAME, Line, Placement, Resume, Start, VERSION},
         plan::{Plan, Wish},
         recipe::{Objective, Recipe},
-        reward::ExactMatch,
     },
 };
 
@@ -51,13 +50,11 @@ use crate::{
 /// options, but for --steps, --patience, --target-reward, --sample-every and --threads; a --decay
 /// goes by the --steps of the moment.
 #[derive(Args)]
+#[command(after_help = reward_options::HELP)]
 pub struct Train {
     /// Model folder: model.onnx with a key-value cache, tokenizer.json, chat template
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Problems, one JSON object a line: "question", and "answer" ending in "#### N"
-    #[arg(long, value_name = "JSONL")]
-    data: PathBuf,
     /// The adapter to write
     #[arg(short, long, value_name = "A.tla")]
     out: PathBuf,
@@ -67,6 +64,8 @@ pub struct Train {
     /// Go on with the run in that folder, or begin it if there is none
     #[arg(long)]
     resume: bool,
+    #[command(flatten)]
+    reward: RewardArgs,
     #[command(flatten)]
     form: FormArgs,
     #[command(flatten)]
@@ -98,9 +97,11 @@ impl Train {
         ready(provider).map_err(TrainError::from)?;
         let model = OnnxModel::load(&self.model)?;
         let targets = find_targets_by(&model, &self.names.naming())?;
-        let problems = read_problems(&self.data)?;
+        let task = self.reward.task()?;
+        let asked = of_task(&self.reward, &task);
+        let Task { problems, reward, wording } = task;
         let mut inputs = files::of_model(model.files(), model.folder());
-        inputs.push(self.data.clone());
+        inputs.push(self.reward.data.clone());
         files::check_output(&self.out, &inputs)?;
         let folder = self.run.clone().unwrap_or_else(|| run_folder(&self.out));
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
@@ -112,10 +113,16 @@ impl Train {
                 self.out.display()
             )));
         }
-        let plan = Plan::new(&model, &targets, wish)?;
+        let plan = Plan::new(&model, &targets, wish)?.worded(wording.clone());
         let mut reporter = Reporter::new(&folder);
         let mut settings = of_options(&wish, &recipe);
-        settings.extend(of_files(&model, &files::SIDE_FILES, &plan.base_digest, &self.data)?);
+        settings.extend(asked);
+        settings.extend(of_files(
+            &model,
+            &files::SIDE_FILES,
+            &plan.base_digest,
+            &self.reward.data,
+        )?);
         let mut folder = match self.resume {
             true => RunFolder::resume(&folder, settings.clone()),
             false => RunFolder::begin(&folder, settings.clone()),
@@ -137,7 +144,10 @@ impl Train {
             false => Line::Start(Start {
                 model: self.model.display().to_string(),
                 base_digest: hex(&plan.base_digest),
-                data: self.data.display().to_string(),
+                data: self.reward.data.display().to_string(),
+                reward: reward.name(),
+                prompt: wording.prompt().to_owned(),
+                system: wording.system().map(str::to_owned),
                 problems: problems.len() as u64,
                 survey: effort.batches as u64,
                 settings,
@@ -151,7 +161,7 @@ impl Train {
             fit(
                 plan,
                 &problems,
-                &ExactMatch,
+                &*reward,
                 &recipe,
                 SessionOptions::cpu(threads).on(provider),
                 &mut folder,

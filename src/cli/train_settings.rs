@@ -7,7 +7,12 @@ use std::{fs::File, io, path::Path};
 
 use sha2::{Digest, Sha256};
 
-use super::{CliError, files::FileError, output::hex};
+use super::{
+    CliError,
+    files::FileError,
+    output::hex,
+    reward_options::{RewardArgs, Task},
+};
 use crate::{
     model::OnnxModel,
     train::{
@@ -86,6 +91,22 @@ pub fn of_options(wish: &Wish, recipe: &Recipe) -> Settings {
         named.push(("survey", wish.effort.batches.to_string()));
     }
     named.into_iter().map(|(name, value)| (format!("--{name}"), value)).collect()
+}
+
+/// What is asked and how answers are judged.
+pub fn of_task(options: &RewardArgs, task: &Task) -> Settings {
+    let mut settings = Settings::new();
+    settings.insert("--reward".to_owned(), task.reward.name());
+    settings.insert("--prompt".to_owned(), task.wording.prompt().to_owned());
+    let fields = options.fields();
+    for (name, value) in [
+        ("--system", task.wording.system()),
+        ("--question-field", fields.question.as_deref()),
+        ("--answer-field", fields.answer.as_deref()),
+    ] {
+        settings.insert(name.to_owned(), value.unwrap_or_default().to_owned());
+    }
+    settings
 }
 
 /// The model, with the files that make text of tokens, and the data.

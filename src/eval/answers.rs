@@ -1,70 +1,203 @@
-//! Answering every problem of a dataset, greedily.
+//! Answering every problem of a dataset, greedily by several policies at once, and by sampling.
 
 use crate::{
     policy::{
-        PolicyError,
-        rollout::{Decoding, RolloutPlan, rollout},
+        mixed::Mixed,
+        rollout::{ByPrompt, Completion, Decoding, RolloutPlan, rollout, rollout_by_prompt},
+        voice::Voice,
     },
-    runtime::Tensor,
     surgery::MIXING,
-    train::{data::Problem, reward::is_correct, student::Student},
+    train::{
+        TrainError,
+        data::Problem,
+        reward::{Attempt, Reward, score_all},
+        student::Student,
+    },
 };
 
+/// The least reward of a right answer.
+pub const RIGHT: f64 = 1.0;
+
 /// What was answered to one problem.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Answered {
     /// The answer's text.
     pub text: String,
     /// Its tokens.
     pub tokens: usize,
-    /// Whether it came to its end and its final answer is the problem's, by the strict reading of
-    /// [`is_correct`].
+    /// Whether it came to its end; one that was cut is worth nothing.
+    pub ended: bool,
+    /// What the reward gives it.
+    pub reward: f64,
+    /// Whether that is [`RIGHT`] or more.
     pub correct: bool,
+    /// Whether it is right by a reading that forgives its form, where the reward has one.
+    pub flexible: Option<bool>,
 }
 
-/// How many problems are answered at once and how long an answer may be.
+/// How many answers are written at once and how long they may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// Problems in a batch.
-    pub batch: usize,
+    /// Answers in a batch.
+    pub rows: usize,
     /// The most tokens of an answer.
     pub max_tokens: usize,
 }
 
-/// Answers `problems` greedily, with the adapter `mixing` where the model is grafted. `watch`
-/// hears how many are answered.
+/// How answers are sampled.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// Answers to each problem.
+    pub samples: usize,
+    /// Above 0.
+    pub temperature: f32,
+    /// Names the stream of random numbers.
+    pub seed: u64,
+}
+
+/// The problems, and what judges their answers.
+#[derive(Clone, Copy)]
+pub struct Exam<'a> {
+    /// The problems.
+    pub problems: &'a [Problem],
+    /// What judges.
+    pub reward: &'a dyn Reward,
+    /// How fast it goes.
+    pub pace: Pace,
+}
+
+/// Answers every problem greedily by each of the policies in `mixed`, or by the model alone where it
+/// is not grafted; the answers of each policy, in the order of the problems. Policies share batches,
+/// and their answers do not depend on which others there are. `watch` hears how many are answered.
 ///
 /// # Errors
-/// If a prompt cannot be made or the runtime fails.
-pub fn answer_all(
+/// If a prompt cannot be made, the runtime fails, or the reward cannot judge an answer.
+pub fn answer_greedily(
     student: &mut Student,
-    mixing: Option<&Tensor>,
-    problems: &[Problem],
-    pace: Pace,
+    mixed: Option<&Mixed>,
+    exam: Exam<'_>,
     watch: &mut dyn FnMut(usize),
-) -> Result<Vec<Answered>, PolicyError> {
-    let mut answered = Vec::with_capacity(problems.len());
-    let extra: Vec<(&str, &Tensor)> = mixing.map(|m| (MIXING, m)).into_iter().collect();
-    for chunk in problems.chunks(pace.batch.max(1)) {
-        let prompts = chunk
-            .iter()
-            .map(|p| student.voice.prompt(&p.question))
-            .collect::<Result<Vec<_>, _>>()?;
-        let plan = RolloutPlan {
-            prompts: &prompts,
-            samples: 1,
-            max_tokens: pace.max_tokens,
-            stop: student.voice.stop(),
-            pad: student.voice.pad(),
-            decoding: Decoding::Greedy,
+) -> Result<Vec<Vec<Answered>>, TrainError> {
+    let policies = mixed.map_or(1, Mixed::len);
+    let mut answered = vec![Vec::with_capacity(exam.problems.len()); policies];
+    // Every problem for every policy, the policies of one problem side by side.
+    let pairs: Vec<(usize, &Problem)> =
+        exam.problems.iter().flat_map(|p| (0..policies).map(move |k| (k, p))).collect();
+    let mut done = 0;
+    for chunk in pairs.chunks(exam.pace.rows.max(1)) {
+        let prompts = prompts(student, chunk.iter().map(|(_, p)| *p))?;
+        let plan = plan(&student.voice, &prompts, 1, exam.pace, Decoding::Greedy);
+        let completions = match mixed {
+            None => rollout(&mut student.graph, &[], &plan)?,
+            Some(mixed) => {
+                let rows = |picks: &[usize]| {
+                    mixed.rows(&picks.iter().map(|at| chunk[*at].0).collect::<Vec<_>>())
+                };
+                let own = ByPrompt { name: MIXING, rows: &rows };
+                rollout_by_prompt(&mut student.graph, own, &plan)?
+            }
         };
-        let completions = rollout(&mut student.graph, &extra, &plan)?;
-        for (problem, completion) in chunk.iter().zip(&completions) {
-            let text = student.voice.text(completion)?;
-            let correct = completion.stopped && is_correct(problem, &text);
-            answered.push(Answered { text, tokens: completion.tokens.len(), correct });
+        let problems: Vec<&Problem> = chunk.iter().map(|(_, p)| *p).collect();
+        let judged = judge(student, &problems, &completions, exam.reward)?;
+        for ((policy, _), answer) in chunk.iter().zip(judged) {
+            answered[*policy].push(answer);
         }
-        watch(answered.len());
+        done += chunk.len();
+        watch(done);
     }
     Ok(answered)
+}
+
+/// Samples answers to every problem by the policy `policy` of `mixed`, or by the model alone; how
+/// many of each are right. The same random numbers serve every policy, and what is sampled does not
+/// depend on how many are written at once.
+///
+/// # Errors
+/// As [`answer_greedily`].
+pub fn sample(
+    student: &mut Student,
+    mixed: Option<(&Mixed, usize)>,
+    exam: Exam<'_>,
+    sampling: Sampling,
+    watch: &mut dyn FnMut(usize),
+) -> Result<Vec<u64>, TrainError> {
+    let mixing = mixed.map(|(mixed, policy)| mixed.rows(&[policy])).transpose()?;
+    let extra: Vec<_> = mixing.iter().map(|tensor| (MIXING, tensor)).collect();
+    let each = sampling.samples;
+    let mut right = vec![0; exam.problems.len()];
+    let whole = (exam.pace.rows / each.max(1)).max(1);
+    for (at, chunk) in exam.problems.chunks(whole).enumerate() {
+        let first = at * whole;
+        let prompts = prompts(student, chunk.iter())?;
+        for from in (0..each).step_by(exam.pace.rows.max(1)) {
+            let samples = exam.pace.rows.max(1).min(each - from);
+            let decoding = Decoding::Sampled {
+                temperature: sampling.temperature,
+                seed: sampling.seed,
+                step: 0,
+                first_row: (first * each + from) as u64,
+            };
+            let plan = plan(&student.voice, &prompts, samples, exam.pace, decoding);
+            let completions = rollout(&mut student.graph, &extra, &plan)?;
+            let asked: Vec<&Problem> =
+                chunk.iter().flat_map(|p| std::iter::repeat_n(p, samples)).collect();
+            let judged = judge(student, &asked, &completions, exam.reward)?;
+            for (row, answer) in judged.iter().enumerate() {
+                right[first + row / samples] += u64::from(answer.correct);
+            }
+        }
+        watch(first + chunk.len());
+    }
+    Ok(right)
+}
+
+fn prompts<'a>(
+    student: &Student,
+    problems: impl Iterator<Item = &'a Problem>,
+) -> Result<Vec<Vec<u32>>, TrainError> {
+    problems.map(|p| Ok(student.voice.prompt(&p.question)?)).collect()
+}
+
+fn plan<'a>(
+    voice: &'a Voice,
+    prompts: &'a [Vec<u32>],
+    samples: usize,
+    pace: Pace,
+    decoding: Decoding,
+) -> RolloutPlan<'a> {
+    RolloutPlan {
+        prompts,
+        samples,
+        max_tokens: pace.max_tokens,
+        stop: voice.stop(),
+        pad: voice.pad(),
+        decoding,
+    }
+}
+
+/// What each answer is worth; those that were cut are not shown to the reward.
+fn judge(
+    student: &Student,
+    problems: &[&Problem],
+    completions: &[Completion],
+    reward: &dyn Reward,
+) -> Result<Vec<Answered>, TrainError> {
+    let texts = completions.iter().map(|c| student.voice.text(c)).collect::<Result<Vec<_>, _>>()?;
+    let attempt = |at: usize| Attempt { problem: problems[at], completion: &texts[at] };
+    let ended: Vec<usize> = (0..texts.len()).filter(|at| completions[*at].stopped).collect();
+    let scores = score_all(reward, &ended.iter().map(|at| attempt(*at)).collect::<Vec<_>>())?;
+    let mut scores = scores.into_iter();
+    let judged = |(at, completion): (usize, &Completion)| {
+        let ended = completion.stopped;
+        let reward_of = if ended { scores.next().unwrap_or(0.0) } else { 0.0 };
+        Answered {
+            text: texts[at].clone(),
+            tokens: completion.tokens.len(),
+            ended,
+            reward: reward_of,
+            correct: ended && reward_of >= RIGHT,
+            flexible: reward.flexible(&attempt(at)).map(|right| right && ended),
+        }
+    };
+    Ok(completions.iter().enumerate().map(judged).collect())
 }

@@ -3,4 +3,5 @@
 pub mod answers;
 pub mod interval;
 pub mod paired;
+pub mod pass_at;
 pub mod report;

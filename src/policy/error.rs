@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::{sampling::SamplingError, template::TemplateError, tokenizer::TokenizerError};
-use crate::runtime::RuntimeError;
+use crate::{format::ModuleId, runtime::RuntimeError};
 
 /// A failure of the text side or of a rollout.
 #[derive(Debug, Error)]
@@ -13,6 +13,22 @@ pub enum PolicyError {
     EmptyPrompt {
         /// Its place among the prompts.
         at: usize,
+    },
+    /// An adapter of another rank than the graph's.
+    #[error(
+        "the adapter has rank {adapter} and the graph rank {graph}. This is a fault of tla: report it"
+    )]
+    OtherRank {
+        /// The graph's.
+        graph: usize,
+        /// The adapter's.
+        adapter: usize,
+    },
+    /// An adapter for a module that the graph has no path beside.
+    #[error("the graph has no path beside {module}. This is a fault of tla: report it")]
+    NotGrafted {
+        /// The module.
+        module: ModuleId,
     },
     /// ONNX Runtime failed.
     #[error(transparent)]

@@ -3,11 +3,13 @@
 mod error;
 pub mod last_token;
 pub mod live;
+pub mod mixed;
 pub mod rollout;
 pub mod sampling;
 pub mod side_files;
 pub mod template;
 pub mod tokenizer;
 pub mod voice;
+pub mod wording;
 
 pub use error::PolicyError;

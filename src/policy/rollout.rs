@@ -62,6 +62,15 @@ pub struct Completion {
     pub entropy: f64,
 }
 
+/// An additional input of the graph with a row for each row of the batch.
+#[derive(Clone, Copy)]
+pub struct ByPrompt<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its value for a batch whose rows answer these prompts.
+    pub rows: &'a dyn Fn(&[usize]) -> Result<Tensor, PolicyError>,
+}
+
 /// Answers `plan.samples` times to each prompt; answer s of prompt p is at p·samples + s. The
 /// graph's additional inputs, such as the adapter, are in `extra`.
 ///
@@ -70,6 +79,51 @@ pub struct Completion {
 pub fn rollout(
     graph: &mut CausalGraph,
     extra: &[(&str, &Tensor)],
+    plan: &RolloutPlan<'_>,
+) -> Result<Vec<Completion>, PolicyError> {
+    answers(graph, &Extra::Shared(extra), plan)
+}
+
+/// [`rollout`] with an input that differs between prompts, such as an adapter for each.
+///
+/// # Errors
+/// As [`rollout`].
+pub fn rollout_by_prompt(
+    graph: &mut CausalGraph,
+    extra: ByPrompt<'_>,
+    plan: &RolloutPlan<'_>,
+) -> Result<Vec<Completion>, PolicyError> {
+    answers(graph, &Extra::Own(extra), plan)
+}
+
+/// Inputs beside those of the language model.
+enum Extra<'a> {
+    Shared(&'a [(&'a str, &'a Tensor)]),
+    Own(ByPrompt<'a>),
+}
+
+impl Extra<'_> {
+    /// The logits and cache of a batch whose rows answer `prompts`.
+    fn step(
+        &self,
+        graph: &mut CausalGraph,
+        rows: &Rows<'_>,
+        cache: &Cache,
+        prompts: impl Iterator<Item = usize>,
+    ) -> Result<(Tensor, Cache), PolicyError> {
+        match self {
+            Self::Shared(extra) => Ok(graph.step(rows, cache, extra)?),
+            Self::Own(ByPrompt { name, rows: values }) => {
+                let own = values(&prompts.collect::<Vec<_>>())?;
+                Ok(graph.step(rows, cache, &[(name, &own)])?)
+            }
+        }
+    }
+}
+
+fn answers(
+    graph: &mut CausalGraph,
+    extra: &Extra<'_>,
     plan: &RolloutPlan<'_>,
 ) -> Result<Vec<Completion>, PolicyError> {
     if let Some(at) = plan.prompts.iter().position(Vec::is_empty) {
@@ -87,14 +141,14 @@ pub fn rollout(
         positions: &prefill.positions,
     };
     let empty = graph.interface.empty_cache(plan.prompts.len())?;
-    let (logits, cache) = graph.step(&rows, &empty, extra)?;
+    let (logits, cache) = extra.step(graph, &rows, &empty, 0..plan.prompts.len())?;
     let picks: Vec<usize> = (0..answers.len()).map(|row| row / plan.samples).collect();
     let mut live = Live::new(plan, &prefill, graph.rows(&cache, &picks)?);
     drop(cache);
     live.choose(plan, &logits, &picks, &mut answers)?;
     while !live.rows.is_empty() {
         live.compact(graph)?;
-        let logits = live.advance(graph, extra)?;
+        let logits = live.advance(graph, extra, plan.samples)?;
         let own: Vec<usize> = (0..live.rows.len()).collect();
         live.choose(plan, &logits, &own, &mut answers)?;
     }
@@ -223,7 +277,8 @@ impl Live {
     fn advance(
         &mut self,
         graph: &mut CausalGraph,
-        extra: &[(&str, &Tensor)],
+        extra: &Extra<'_>,
+        samples: usize,
     ) -> Result<Tensor, PolicyError> {
         for row in &mut self.rows {
             row.mask.push(1);
@@ -232,7 +287,8 @@ impl Live {
         let positions: Vec<i64> = self.rows.iter().map(|r| r.position).collect();
         let mask: Vec<i64> = self.rows.iter().flat_map(|r| r.mask.iter().copied()).collect();
         let rows = Rows { batch: self.rows.len(), ids: &ids, mask: &mask, positions: &positions };
-        let (logits, cache) = graph.step(&rows, &self.cache, extra)?;
+        let prompts = self.rows.iter().map(|r| r.answer / samples);
+        let (logits, cache) = extra.step(graph, &rows, &self.cache, prompts)?;
         self.cache = cache;
         for row in &mut self.rows {
             row.position += 1;

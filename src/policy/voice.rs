@@ -3,16 +3,15 @@
 use std::path::Path;
 
 use super::{
-    PolicyError,
-    rollout::Completion,
-    template::{ChatTemplate, Message},
-    tokenizer::Tokenizer,
+    PolicyError, rollout::Completion, template::ChatTemplate, tokenizer::Tokenizer,
+    wording::Wording,
 };
 
-/// The text side of a model: its tokenizer and chat template.
+/// The text side of a model: its tokenizer and chat template, and the words questions are put in.
 pub struct Voice {
     tokenizer: Tokenizer,
     template: ChatTemplate,
+    wording: Wording,
 }
 
 impl Voice {
@@ -25,7 +24,13 @@ impl Voice {
         if let Some(size) = vocabulary {
             tokenizer.check_vocabulary(size)?;
         }
-        Ok(Self { template: ChatTemplate::load(folder)?, tokenizer })
+        let template = ChatTemplate::load(folder)?;
+        Ok(Self { template, tokenizer, wording: Wording::default() })
+    }
+
+    /// The same, putting questions in these words.
+    pub fn worded(self, wording: Wording) -> Self {
+        Self { wording, ..self }
     }
 
     /// The tokens of a conversation of one question, up to where the answer begins.
@@ -33,7 +38,7 @@ impl Voice {
     /// # Errors
     /// If the template or the tokenizer refuses the question, or nothing is left of it.
     pub fn prompt(&self, question: &str) -> Result<Vec<u32>, PolicyError> {
-        let tokens = self.template.tokens(&self.tokenizer, &[Message::new("user", question)])?;
+        let tokens = self.template.tokens(&self.tokenizer, &self.wording.messages(question))?;
         if tokens.is_empty() { Err(PolicyError::EmptyPrompt { at: 0 }) } else { Ok(tokens) }
     }
 

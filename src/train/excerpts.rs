@@ -113,14 +113,14 @@ fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::reward::answer::Answer;
 
     #[test]
     fn the_best_and_the_worst_answer_are_shown_once() {
         let problem = Problem {
             question: "q".into(),
-            answer: Answer::parse("2").unwrap(),
+            answer: "2".into(),
             solution: "s".into(),
+            fields: Default::default(),
             line: 7,
         };
         let group = |rewards: &[f64]| Group {

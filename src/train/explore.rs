@@ -7,7 +7,7 @@ use super::{
     data::Problem,
     grpo::advantages,
     recipe::{Objective, Recipe},
-    reward::{Reward, score_group},
+    reward::{Attempt, Reward, score_all},
     student::Student,
 };
 use crate::{
@@ -133,21 +133,33 @@ fn sample(
     Ok(groups)
 }
 
-/// Says what each answer is worth, alone and beside its group.
+/// Says what each answer is worth, alone and beside its group. An answer that was cut is worth
+/// nothing: what it would have ended in is not known (`#### 2` may be `#### 27`). All others are
+/// asked for at once.
 fn judge(
     mut groups: Vec<Group>,
     problems: &[&Problem],
     reward: &dyn Reward,
     normalise: bool,
 ) -> Result<Vec<Group>, TrainError> {
-    for (group, problem) in groups.iter_mut().zip(problems) {
-        group.rewards = score_group(reward, problem, &group.texts)?;
-        for (worth, completion) in group.rewards.iter_mut().zip(&group.completions) {
-            // What a cut answer would have ended in is not known: `#### 2` may be `#### 27`.
-            if !completion.stopped {
-                *worth = 0.0;
+    let mut attempts = Vec::new();
+    let mut places = Vec::new();
+    for (at, (group, problem)) in groups.iter().zip(problems).enumerate() {
+        for (own, (text, completion)) in group.texts.iter().zip(&group.completions).enumerate() {
+            if completion.stopped {
+                attempts.push(Attempt { problem, completion: text });
+                places.push((at, own));
             }
         }
+    }
+    let scores = score_all(reward, &attempts)?;
+    for group in &mut groups {
+        group.rewards = vec![0.0; group.completions.len()];
+    }
+    for ((at, own), score) in places.into_iter().zip(scores) {
+        groups[at].rewards[own] = score;
+    }
+    for group in &mut groups {
         group.advantages = advantages(&group.rewards, normalise);
     }
     Ok(groups)

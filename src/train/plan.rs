@@ -4,7 +4,7 @@ use super::{TrainError, placement::scout::Effort};
 use crate::{
     format::{Header, ModuleId, Projection, RoleSet, Scalar, Split, Tying},
     model::{OnnxModel, Targets, base_digest},
-    policy::voice::Voice,
+    policy::{voice::Voice, wording::Wording},
     projection::{Geometry, select},
     runtime::{self, Interface, Provider},
     surgery::refuse_grafted,
@@ -140,6 +140,11 @@ impl<'a> Plan<'a> {
         runtime::ready(Provider::Cpu)?;
         let base_digest = base_digest(model, targets)?;
         Ok(Self { model, targets, wish, voice, candidates, base_digest })
+    }
+
+    /// The same, with questions in these words.
+    pub fn worded(self, wording: Wording) -> Self {
+        Self { voice: self.voice.worded(wording), ..self }
     }
 }
 

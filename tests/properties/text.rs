@@ -7,8 +7,14 @@ use tla::{
     format::{Adapter, encode_to_vec},
     policy::template::{ChatTemplate, Message, TemplateError},
     train::{
-        data::{DataError, problems},
-        reward::answer::Answer,
+        data::{DataError, Fields, Problem, problems},
+        reward::{
+            ExactMatch, Reward,
+            boxed::{Boxed, last_boxed},
+            latex,
+            rational::Rational,
+            score_group,
+        },
     },
 };
 
@@ -50,13 +56,14 @@ pub fn recipe(json: &[u8]) -> Vec<Outcome> {
 /// A dataset is its lines; a bad one stops it and is named by its number.
 pub fn dataset(bytes: &[u8]) -> Vec<Outcome> {
     let path = Path::new("data.jsonl");
+    let problems = |bytes: &[u8]| problems(bytes, path, &Fields::default());
     let lines: Vec<&[u8]> = bytes.split_inclusive(|&b| b == b'\n').collect();
-    let good = |count: usize| match problems(lines[..count].concat().as_slice(), path) {
+    let good = |count: usize| match problems(lines[..count].concat().as_slice()) {
         Ok(problems) => problems.len(),
         Err(DataError::Empty { .. }) => 0,
         Err(error) => panic!("the first {count} lines are refused: {error}"),
     };
-    let found = match problems(bytes, path) {
+    let found = match problems(bytes) {
         Ok(found) => found,
         Err(error) => {
             assert!(error.to_string().contains(". "), "a fact, then a remedy: {error}");
@@ -74,15 +81,64 @@ pub fn dataset(bytes: &[u8]) -> Vec<Outcome> {
     assert_eq!(good(lines.len()), found.len());
     assert!(!found.is_empty() && found.is_sorted_by(|a, b| a.line < b.line));
     for problem in &found {
-        assert!(!problem.question.trim().is_empty());
-        assert_eq!(Answer::parse(problem.answer.as_str()).as_ref(), Some(&problem.answer));
+        let Problem { question, answer, solution, fields, .. } = problem;
+        for text in [question, answer, solution] {
+            assert!(!text.trim().is_empty() && fields.values().any(|v| v == text));
+        }
         // A byte order mark counts only at the head of a file.
         let line = lines[problem.line - 1];
-        let alone = problems(line, path).unwrap();
+        let alone = problems(line).unwrap();
         assert_eq!((alone.len(), alone[0].line), (1, 1));
-        assert_eq!((&alone[0].question, &alone[0].answer), (&problem.question, &problem.answer));
+        assert_eq!(alone[0], Problem { line: 1, ..problem.clone() });
     }
-    vec!["problems".into()]
+    let mut outcomes: Vec<Outcome> = vec!["problems".into()];
+    for (reward, name) in [(&ExactMatch as &dyn Reward, "number"), (&Boxed, "answer")] {
+        outcomes.extend(found.iter().filter_map(|p| judged(reward, p)).map(|()| name.into()));
+    }
+    outcomes
+}
+
+/// The key of a reference is itself a right answer, in the form the reward asks for.
+fn judged(reward: &dyn Reward, problem: &Problem) -> Option<()> {
+    let key = match reward.key(problem) {
+        Ok(key) => key,
+        Err(error) => {
+            assert!(error.to_string().contains(". "), "a fact, then a remedy: {error}");
+            return None;
+        }
+    };
+    let answer = match reward.name().as_str() {
+        "gsm8k" => format!("#### {key}"),
+        _ => format!("so \\boxed{{{key}}}."),
+    };
+    if reward.name() == "boxed" && last_boxed(&answer) != Some(&key) {
+        return None;
+    }
+    let scores = score_group(reward, problem, &[answer.as_str(), ""]).unwrap();
+    assert_eq!(scores, [1.0, 0.0], "{key}");
+    Some(())
+}
+
+/// Two answers in LaTeX, a line each: the same in either order, each the same as itself and as its
+/// normal form, and numbers are the same exactly if their values are.
+pub fn answers(bytes: &[u8]) -> Vec<Outcome> {
+    let Ok(text) = std::str::from_utf8(bytes) else { return vec!["not UTF-8".into()] };
+    let (a, b) = text.split_once('\n').unwrap_or((text, ""));
+    let same = latex::equivalent(a, b);
+    assert_eq!(same, latex::equivalent(b, a), "{a:?} {b:?}");
+    for answer in [a, b] {
+        assert_eq!(latex::equivalent(answer, answer), !answer.trim().is_empty(), "{answer:?}");
+    }
+    let (Some(a), Some(b)) = (latex::normal(a), latex::normal(b)) else {
+        return vec!["too long".into()];
+    };
+    match (Rational::parse(&a), Rational::parse(&b)) {
+        (Some(x), Some(y)) => {
+            assert_eq!(x == y, same || a == b, "{a:?} {b:?}");
+            vec![if same { "equal numbers".into() } else { "other numbers".into() }]
+        }
+        _ => vec![if same { "same".into() } else { "other".into() }],
+    }
 }
 
 /// A template renders the same each time, or says why not, in bounded time and memory.

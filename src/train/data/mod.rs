@@ -1,235 +1,146 @@
-//! Problems in the schema of GSM8K: one JSON object a line, `question` and `answer`, the answer
-//! ending in `#### 27`.
+//! Problems, as GSM8K (`question`, `answer`), MATH (`problem`, `solution`) and what follows them
+//! publish theirs: one JSON object a line, or a Parquet file.
 //!
-//! Every rejection names the file and the line, because a dataset error is found by opening an
-//! editor at that line.
+//! What a reference must look like is for the reward to say; here a row is a question, a
+//! reference, and whatever else it holds. Every rejection names the file and the line or row,
+//! because a dataset error is found by opening an editor there.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+mod fault;
+mod lines;
+#[cfg(feature = "parquet")]
+mod parquet;
+
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::reward::answer::{Answer, MARKER};
+pub use fault::{DataError, RowError};
+pub use lines::problems;
 
-/// Longest accepted line, in bytes.
+/// Longest accepted line, in bytes; no text of a Parquet file may be longer either.
 pub const MAX_LINE: usize = 1 << 20;
 /// Largest accepted file, in bytes.
 pub const MAX_FILE: u64 = 1 << 29;
 /// How much of an offending value an error quotes, in characters.
 const QUOTED: usize = 60;
 
+/// What the question is called where no name is given.
+const QUESTIONS: [&str; 2] = ["question", "problem"];
+/// What the reference answer is called where no name is given, the shorter first.
+const ANSWERS: [&str; 2] = ["answer", "solution"];
+/// What a worked solution is called.
+const SOLUTION: &str = "solution";
+
 /// One problem of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// What is asked, not empty.
     pub question: String,
-    /// The number that is right.
-    pub answer: Answer,
-    /// The worked solution as the dataset holds it, final answer included.
+    /// The text a reward reads the right answer from: the field `answer`, or else `solution`.
+    pub answer: String,
+    /// The worked solution as the dataset holds it: the field `solution`, or else `answer`.
     pub solution: String,
-    /// The line of the file it came from, counted from 1.
+    /// Every field of the row, the above included.
+    pub fields: Map<String, Value>,
+    /// The line of the file it came from, or the row of a Parquet file, counted from 1.
     pub line: usize,
 }
 
-/// Why a dataset was refused.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DataError {
-    /// The file could not be opened or read.
-    #[error("cannot read {}: {source}. Check the path and its permissions", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file is larger than [`MAX_FILE`].
-    #[error("{} is larger than {limit} bytes. Split the dataset", path.display())]
-    FileTooLarge {
-        /// The file.
-        path: PathBuf,
-        /// The cap.
-        limit: u64,
-    },
-    /// The file holds no problem.
-    #[error(
-        "{} holds no problem. Give one JSON object a line with \"question\" and \"answer\"",
-        path.display()
-    )]
-    Empty {
-        /// The file.
-        path: PathBuf,
-    },
-    /// One line is wrong.
-    #[error("{}, line {line}: {problem}", path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
-        /// What is wrong with it.
-        problem: LineError,
-    },
+/// Which fields hold question and answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fields {
+    /// The question's field; by default `question` or `problem`.
+    pub question: Option<String>,
+    /// The reference's field; by default `answer`, or else `solution`.
+    pub answer: Option<String>,
 }
 
-/// What is wrong with one line of a dataset.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LineError {
-    /// Longer than [`MAX_LINE`].
-    #[error("the line is longer than {limit} bytes. One problem goes on one line, shorten it")]
-    TooLong {
-        /// The cap.
-        limit: usize,
-    },
-    /// Not UTF-8.
-    #[error("byte {column} of the line is not valid UTF-8. Save the file as UTF-8")]
-    NotUtf8 {
-        /// The first bad byte of the line, counted from 1.
-        column: usize,
-    },
-    /// Not JSON.
-    #[error("`{found}` is not JSON ({reason}). Write one JSON object a line")]
-    NotJson {
-        /// The line's beginning.
-        found: String,
-        /// What the parser said.
-        reason: String,
-    },
-    /// JSON, but not an object.
-    #[error(
-        "`{found}` is not an object. Write {{\"question\": \"...\", \"answer\": \"... #### 27\"}}"
-    )]
-    NotObject {
-        /// The value's beginning.
-        found: String,
-    },
-    /// A field is missing.
-    #[error("the field \"{field}\" is missing (found: {found}). Rename or add it")]
-    MissingField {
-        /// The field.
-        field: &'static str,
-        /// The fields that are there.
-        found: String,
-    },
-    /// A field is not a string.
-    #[error("\"{field}\" is {found}, not a string. Put it in quotes")]
-    WrongType {
-        /// The field.
-        field: &'static str,
-        /// The value's beginning.
-        found: String,
-    },
-    /// The question is empty.
-    #[error("\"question\" is `{found}`, which asks nothing. Fill it in or delete the line")]
-    EmptyQuestion {
-        /// The question: white space or nothing.
-        found: String,
-    },
-    /// The answer has no marker.
-    #[error("\"answer\" ends in `{found}` and has no `####`. End it in `#### ` and the number")]
-    NoMarker {
-        /// The answer's end.
-        found: String,
-    },
-    /// What follows the marker is no number.
-    #[error("`{found}` after `####` in \"answer\" is not a number. Write digits, as in `#### 27`")]
-    NotNumber {
-        /// What was found.
-        found: String,
-    },
+/// Reads the problems of a file: Parquet if its name ends in `.parquet`, else JSON Lines, of which
+/// blank lines are skipped but counted.
+///
+/// # Errors
+/// If it cannot be read, holds no problem, or a row is none.
+pub fn read_problems(path: &Path, fields: &Fields) -> Result<Vec<Problem>, DataError> {
+    if is_parquet(path) {
+        return read_parquet(path, fields);
+    }
+    lines::read(path, fields)
 }
 
-/// Reads the problems of a JSON Lines file. Blank lines are skipped but counted.
-pub fn read_problems(path: &Path) -> Result<Vec<Problem>, DataError> {
-    let file =
-        File::open(path).map_err(|source| DataError::Io { path: path.to_path_buf(), source })?;
-    problems(BufReader::new(file), path)
+#[cfg(feature = "parquet")]
+fn read_parquet(path: &Path, fields: &Fields) -> Result<Vec<Problem>, DataError> {
+    parquet::read(path, fields)
 }
 
-/// Reads problems from anywhere; errors name `path`.
-pub fn problems(mut reader: impl BufRead, path: &Path) -> Result<Vec<Problem>, DataError> {
-    let io = |source| DataError::Io { path: path.to_path_buf(), source };
-    let mut problems = Vec::new();
-    let mut read_in_all = 0u64;
-    let mut bytes = Vec::new();
-    for line in 1.. {
-        bytes.clear();
-        // Two bytes more than a line may have: its line feed, and the one that proves it too long.
-        let read = (&mut reader).take(MAX_LINE as u64 + 2).read_until(b'\n', &mut bytes);
-        let read = read.map_err(io)?;
-        if read == 0 {
-            break;
-        }
-        read_in_all = read_in_all.saturating_add(read as u64);
-        if read_in_all > MAX_FILE {
-            return Err(DataError::FileTooLarge { path: path.to_path_buf(), limit: MAX_FILE });
-        }
-        match parse_line(&bytes, line) {
-            Ok(Some(problem)) => problems.push(problem),
-            Ok(None) => {}
-            Err(problem) => {
-                return Err(DataError::Line { path: path.to_path_buf(), line, problem });
-            }
-        }
-    }
-    if problems.is_empty() {
-        return Err(DataError::Empty { path: path.to_path_buf() });
-    }
-    Ok(problems)
+#[cfg(not(feature = "parquet"))]
+fn read_parquet(path: &Path, _: &Fields) -> Result<Vec<Problem>, DataError> {
+    Err(DataError::NoParquet { path: path.to_path_buf() })
 }
 
-/// Reads one line; `None` for a blank one.
-fn parse_line(bytes: &[u8], line: usize) -> Result<Option<Problem>, LineError> {
-    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    if bytes.len() > MAX_LINE {
-        return Err(LineError::TooLong { limit: MAX_LINE });
-    }
-    let text = std::str::from_utf8(bytes)
-        .map_err(|error| LineError::NotUtf8 { column: error.valid_up_to() + 1 })?;
-    // A byte order mark is invisible in every editor.
-    let text = if line == 1 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text };
-    if text.trim().is_empty() {
-        return Ok(None);
-    }
-    let value: Value = serde_json::from_str(text).map_err(|error| LineError::NotJson {
-        found: beginning(text.trim()),
-        reason: error.to_string(),
-    })?;
-    let Value::Object(fields) = value else {
-        return Err(LineError::NotObject { found: beginning(text.trim()) });
-    };
-    let question = string(&fields, "question")?;
+/// The problem in a row.
+fn problem(row: Map<String, Value>, fields: &Fields, line: usize) -> Result<Problem, RowError> {
+    let question = text(&row, question_field(&row, fields)?)?;
     if question.trim().is_empty() {
-        return Err(LineError::EmptyQuestion { found: beginning(question) });
+        return Err(RowError::EmptyQuestion { found: beginning(question) });
     }
-    let solution = string(&fields, "answer")?.to_owned();
-    let answer = answer_key(&solution)?;
-    Ok(Some(Problem { question: question.to_owned(), answer, solution, line }))
+    let answer_field = match &fields.answer {
+        Some(field) => field,
+        None => first_of(&row, &ANSWERS).unwrap_or(ANSWERS[0]),
+    };
+    let answer = text(&row, answer_field)?;
+    if answer.trim().is_empty() {
+        return Err(RowError::EmptyAnswer { field: answer_field.to_owned() });
+    }
+    let solution = match row.get(SOLUTION) {
+        Some(Value::String(solution)) if !solution.trim().is_empty() => solution.as_str(),
+        _ => answer,
+    };
+    let [question, answer, solution] = [question, answer, solution].map(str::to_owned);
+    Ok(Problem { question, answer, solution, fields: row, line })
 }
 
-fn string<'a>(fields: &'a Map<String, Value>, field: &'static str) -> Result<&'a str, LineError> {
-    match fields.get(field) {
+fn question_field<'a>(row: &Map<String, Value>, fields: &'a Fields) -> Result<&'a str, RowError> {
+    if let Some(field) = &fields.question {
+        return Ok(field);
+    }
+    match QUESTIONS.map(|name| row.contains_key(name)) {
+        [true, true] => Err(RowError::TwoQuestions),
+        [false, true] => Ok(QUESTIONS[1]),
+        _ => Ok(QUESTIONS[0]),
+    }
+}
+
+fn first_of<'a>(row: &Map<String, Value>, names: &[&'a str]) -> Option<&'a str> {
+    names.iter().find(|name| row.contains_key(**name)).copied()
+}
+
+fn text<'a>(row: &'a Map<String, Value>, field: &str) -> Result<&'a str, RowError> {
+    match row.get(field) {
         Some(Value::String(text)) => Ok(text),
-        Some(other) => Err(LineError::WrongType { field, found: beginning(&other.to_string()) }),
+        Some(other) => Err(RowError::WrongType {
+            field: field.to_owned(),
+            found: beginning(&other.to_string()),
+        }),
         None => {
-            let names: Vec<&str> = fields.keys().map(String::as_str).collect();
+            let names: Vec<&str> = row.keys().map(String::as_str).collect();
             let found = if names.is_empty() { "no field".to_owned() } else { names.join(", ") };
-            Err(LineError::MissingField { field, found: beginning(&found) })
+            Err(RowError::MissingField { field: field.to_owned(), found: beginning(&found) })
         }
     }
 }
 
-/// The number after the last marker of a reference solution.
-fn answer_key(text: &str) -> Result<Answer, LineError> {
-    let Some((_, key)) = text.rsplit_once(MARKER) else {
-        return Err(LineError::NoMarker { found: end(text.trim_end()) });
-    };
-    Answer::parse(key).ok_or_else(|| LineError::NotNumber { found: beginning(key.trim()) })
+/// Where a problem is, as errors say it: the file and its line or row.
+pub fn place(path: &Path, line: usize) -> String {
+    let unit = if is_parquet(path) { "row" } else { "line" };
+    format!("{}, {unit} {line}", path.display())
 }
 
-fn beginning(text: &str) -> String {
+fn is_parquet(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("parquet"))
+}
+
+/// A text's beginning, for an error to quote.
+pub(super) fn beginning(text: &str) -> String {
     let mut characters = text.chars();
     let mut shown: String = characters.by_ref().take(QUOTED).collect();
     if characters.next().is_some() {
@@ -238,79 +149,76 @@ fn beginning(text: &str) -> String {
     shown
 }
 
-fn end(text: &str) -> String {
-    let skip = text.chars().count().saturating_sub(QUOTED);
-    let shown: String = text.chars().skip(skip).collect();
-    if skip > 0 { format!("…{shown}") } else { shown }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn line(text: &str) -> Result<Option<Problem>, LineError> {
-        parse_line(text.as_bytes(), 1)
+    fn row(json: &str, fields: &Fields) -> Result<Problem, RowError> {
+        let Value::Object(row) = serde_json::from_str(json).unwrap() else { panic!("{json}") };
+        problem(row, fields, 1)
+    }
+
+    fn named(question: &str, answer: &str) -> Fields {
+        Fields { question: Some(question.into()), answer: Some(answer.into()) }
     }
 
     #[test]
-    fn a_good_line_is_read() {
-        let problem = line(r#"{"question": "3+4?", "answer": "It is 7.\n#### 7", "id": 1}"#);
-        let problem = problem.unwrap().unwrap();
-        assert_eq!(problem.question, "3+4?");
-        assert_eq!(problem.answer.as_str(), "7");
-        assert_eq!(problem.line, 1);
+    fn gsm8k_and_math_rows_are_read_as_published() {
+        let gsm8k = r#####"{"question": "3+4?", "answer": "It is 7.\n#### 7"}"#####;
+        let found = row(gsm8k, &Fields::default()).unwrap();
+        assert_eq!((found.question.as_str(), found.answer.as_str()), ("3+4?", "It is 7.\n#### 7"));
+        assert_eq!(found.solution, found.answer);
+        let math =
+            r#"{"problem": "p", "level": "Level 5", "type": "Algebra", "solution": "\\boxed{1}"}"#;
+        let found = row(math, &Fields::default()).unwrap();
+        assert_eq!((found.question.as_str(), found.answer.as_str()), ("p", "\\boxed{1}"));
+        assert_eq!(found.fields["level"], "Level 5");
     }
 
     #[test]
-    fn the_last_marker_of_a_reference_solution_counts() {
-        let problem = line(r#####"{"question": "q", "answer": "#### 1\n#### 1,234"}"#####);
-        assert_eq!(problem.unwrap().unwrap().answer.as_str(), "1234");
+    fn a_row_with_a_solution_and_an_answer_keeps_both() {
+        let math500 = r#"{"problem": "p", "solution": "so \\boxed{1}", "answer": "1"}"#;
+        let found = row(math500, &Fields::default()).unwrap();
+        assert_eq!((found.answer.as_str(), found.solution.as_str()), ("1", "so \\boxed{1}"));
     }
 
     #[test]
-    fn blank_lines_carriage_returns_and_a_byte_order_mark_are_no_errors() {
-        assert_eq!(line("").unwrap(), None);
-        assert_eq!(line(" \r\n").unwrap(), None);
-        assert!(line("\u{feff}{\"question\":\"q\",\"answer\":\"#### 1\"}\r\n").unwrap().is_some());
+    fn named_fields_are_taken_and_no_others() {
+        let text = r#"{"prompt": "p", "target": "t", "question": "q", "answer": "a"}"#;
+        let found = row(text, &named("prompt", "target")).unwrap();
+        assert_eq!((found.question.as_str(), found.answer.as_str()), ("p", "t"));
+        let missing = row(text, &named("prompt", "none"));
+        let found = "prompt, target, question, answer".to_owned();
+        assert_eq!(missing, Err(RowError::MissingField { field: "none".into(), found }));
     }
 
     #[test]
-    fn every_fault_of_a_line_has_its_own_error_with_the_value_inside() {
-        let found = |text: &str| line(text).unwrap_err();
-        assert!(matches!(found("{oops"), LineError::NotJson { found, .. } if found == "{oops"));
-        assert_eq!(found("[1]"), LineError::NotObject { found: "[1]".into() });
+    fn every_fault_of_a_row_has_its_own_error_with_the_value_inside() {
+        let found = |json: &str| row(json, &Fields::default()).unwrap_err();
         assert_eq!(
-            found(r#####"{"prompt": "q", "answer": "#### 1"}"#####),
-            LineError::MissingField { field: "question", found: "prompt, answer".into() }
+            found(r#"{"prompt": "q", "answer": "1"}"#),
+            RowError::MissingField { field: "question".into(), found: "prompt, answer".into() }
         );
         assert_eq!(
             found(r#"{"question": "q", "answer": 27}"#),
-            LineError::WrongType { field: "answer", found: "27".into() }
+            RowError::WrongType { field: "answer".into(), found: "27".into() }
         );
         assert_eq!(
-            found(r#####"{"question": " ", "answer": "#### 1"}"#####),
-            LineError::EmptyQuestion { found: " ".into() }
+            found(r#"{"question": " ", "answer": "1"}"#),
+            RowError::EmptyQuestion { found: " ".into() }
         );
         assert_eq!(
-            found(r#"{"question": "q", "answer": "27"}"#),
-            LineError::NoMarker { found: "27".into() }
+            found(r#"{"question": "q", "answer": "\n"}"#),
+            RowError::EmptyAnswer { field: "answer".into() }
         );
         assert_eq!(
-            found(r#####"{"question": "q", "answer": "#### many"}"#####),
-            LineError::NotNumber { found: "many".into() }
+            found(r#"{"question": "q", "problem": "p", "answer": "1"}"#),
+            RowError::TwoQuestions
         );
-        assert_eq!(
-            parse_line(b"{\"question\": \"\xff\"}", 1),
-            Err(LineError::NotUtf8 { column: 15 })
-        );
-        let long = vec![b' '; MAX_LINE + 1];
-        assert_eq!(parse_line(&long, 1), Err(LineError::TooLong { limit: MAX_LINE }));
     }
 
     #[test]
     fn a_long_value_is_quoted_in_part() {
-        let text = "x".repeat(1000);
-        let LineError::NotJson { found, .. } = line(&text).unwrap_err() else { panic!() };
-        assert_eq!(found.chars().count(), QUOTED + 1);
+        assert_eq!(beginning(&"x".repeat(1000)).chars().count(), QUOTED + 1);
     }
 }

@@ -43,6 +43,13 @@ pub struct Start {
     pub base_digest: String,
     /// The dataset.
     pub data: String,
+    /// The reward, by the name it was chosen by.
+    pub reward: String,
+    /// The text questions were put in, `{question}` standing for them.
+    pub prompt: String,
+    /// The system message, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// Problems in it.
     pub problems: u64,
     /// `grpo` or `sft`.

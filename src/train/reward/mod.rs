@@ -1,17 +1,38 @@
 //! Rewards: what a completion is worth.
 //!
-//! The strict reward follows the "strict match" of GSM8K and its evaluation harnesses, so that
-//! accuracies can be compared: the first place in the completion where the regular expression
-//! `#### (\-?[0-9\.\,]+)` matches is the answer, whatever follows it. A completion gets one
-//! guess: later markers are not looked at, and a number without the marker does not count.
-//! A number elsewhere ("the last number in the text") would be a reward that can be gamed
-//! (facts, section 1).
+//! | file | one idea |
+//! |---|---|
+//! | [`answer`] | a decimal number, compared exactly |
+//! | [`reference`](mod@reference) | where a dataset's row keeps the right answer |
+//! | [`gsm8k`] | `#### 27`, strictly and flexibly |
+//! | [`boxed`] | `\boxed{27}`, the last one of a completion |
+//! | [`latex`] | when two answers in LaTeX are the same |
+//! | [`rational`] | exact values of numbers and fractions |
+//! | [`pattern`] | the first group of a regular expression |
+//! | [`program`] | an external program speaking JSON Lines |
+//! | [`choice`] | the reward a user names |
+//!
+//! A reward that cannot be computed is an error with the answer that caused it, never 0; it stops
+//! the run. A completion gets one guess by a fixed rule. A number found anywhere ("the last number
+//! in the text") would be a reward that can be gamed (facts, section 1), so that reading is kept
+//! apart: [`Reward::flexible`] is reported by evaluations and never trained on.
 
 pub mod answer;
+pub mod boxed;
+pub mod choice;
+pub mod gsm8k;
+pub mod latex;
+pub mod pattern;
+pub mod program;
+pub mod rational;
+pub mod reference;
 
-use answer::{Answer, MARKER};
+use std::path::Path;
 
-use super::data::Problem;
+pub use gsm8k::ExactMatch;
+use reference::ReferenceError;
+
+use super::data::{Problem, beginning, place};
 
 /// Why a reward could not be computed. It stops the run: a failure is never a reward of 0.
 #[derive(Debug, thiserror::Error)]
@@ -19,166 +40,194 @@ use super::data::Problem;
 pub enum RewardError {
     /// The reward itself failed.
     #[error(
-        "the reward `{reward}` failed on the problem of line {line}: {reason}. \
-         Mend it or choose another, no score was assumed"
+        "the reward `{reward}` failed on the answer `{completion}` to the problem of line {line}: \
+         {reason}. No score was assumed"
     )]
     Failed {
         /// Name of the reward.
         reward: String,
         /// The problem's line in its dataset.
         line: usize,
+        /// The answer's beginning.
+        completion: String,
         /// What went wrong.
         reason: String,
     },
     /// The reward is not a finite number.
     #[error(
-        "the reward of the problem of line {line} is {value}. A reward must be a finite number"
+        "the reward `{reward}` of the answer `{completion}` to the problem of line {line} is \
+         {value}. A reward must be a finite number"
     )]
     NotFinite {
+        /// Name of the reward.
+        reward: String,
         /// The problem's line in its dataset.
         line: usize,
+        /// The answer's beginning.
+        completion: String,
         /// What was returned.
         value: f64,
     },
+    /// Not one reward for each answer.
+    #[error("the reward `{reward}` gave {found} scores for {asked} answers. Mend it")]
+    Count {
+        /// Name of the reward.
+        reward: String,
+        /// Answers.
+        asked: usize,
+        /// Scores.
+        found: usize,
+    },
+    /// A row of the dataset has no answer that this reward can compare with.
+    #[error("{place}: {problem}")]
+    Reference {
+        /// File and line.
+        place: String,
+        /// What is wrong.
+        problem: ReferenceError,
+    },
 }
 
-/// What a completion of a problem is worth.
-pub trait Reward: Send + Sync {
-    /// The worth of `completion`, a finite number; an error if it cannot be said.
-    fn score(&self, problem: &Problem, completion: &str) -> Result<f64, RewardError>;
-}
-
-/// 1 for the right answer in the strict format, else 0.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ExactMatch;
-
-impl Reward for ExactMatch {
-    fn score(&self, problem: &Problem, completion: &str) -> Result<f64, RewardError> {
-        Ok(if is_correct(problem, completion) { 1.0 } else { 0.0 })
+impl RewardError {
+    /// That `reward` failed on an attempt.
+    pub fn failed(reward: &str, attempt: &Attempt<'_>, reason: impl ToString) -> Self {
+        Self::Failed {
+            reward: reward.to_owned(),
+            line: attempt.problem.line,
+            completion: beginning(attempt.completion),
+            reason: reason.to_string(),
+        }
     }
 }
 
-/// Whether the completion's strict answer is the problem's.
-pub fn is_correct(problem: &Problem, completion: &str) -> bool {
-    extract_answer(completion).as_ref() == Some(&problem.answer)
+/// An answer to a problem.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Attempt<'a> {
+    /// The problem.
+    pub problem: &'a Problem,
+    /// The answer's text.
+    pub completion: &'a str,
 }
 
-/// The answer of a completion by the strict rule: the first match of
-/// `#### (\-?[0-9\.\,]+)`, if it is a number. `None` otherwise.
-pub fn extract_answer(completion: &str) -> Option<Answer> {
-    completion.match_indices(MARKER).find_map(|(at, _)| number_after(&completion[at..])).and_then(
-        // The harnesses drop one trailing period and the commas before they compare.
-        Answer::parse,
-    )
+/// What completions are worth.
+pub trait Reward: Send + Sync {
+    /// Its name, as a user would choose it.
+    fn name(&self) -> String;
+
+    /// The right answer of a problem, as far as the reward reads it from the reference.
+    ///
+    /// # Errors
+    /// If the reference holds none: no completion could be judged.
+    fn key(&self, problem: &Problem) -> Result<String, ReferenceError>;
+
+    /// What each attempt is worth, in their order: 1 for a right answer and less for others.
+    ///
+    /// # Errors
+    /// If it cannot be said.
+    fn score(&self, attempts: &[Attempt<'_>]) -> Result<Vec<f64>, RewardError>;
+
+    /// Whether the answer is right by a reading that forgives its form, for reports only; `None`
+    /// where there is no such reading.
+    fn flexible(&self, _: &Attempt<'_>) -> Option<bool> {
+        None
+    }
 }
 
-/// The text the group of the regular expression captures when it matches at the marker's start.
-/// In `##### 5` it matches at the second `#`, which is why one more may stand before the space.
-fn number_after(text: &str) -> Option<&str> {
-    let rest = text.trim_start_matches('#').strip_prefix(' ')?;
-    let sign = usize::from(rest.starts_with('-'));
-    let length =
-        rest[sign..].bytes().take_while(|b| matches!(b, b'0'..=b'9' | b'.' | b',')).count();
-    (length > 0).then(|| &rest[..sign + length])
+/// Scores the attempts, in order, and refuses a score that is not finite.
+///
+/// # Errors
+/// If the reward fails, or a score is missing or not finite.
+pub fn score_all(reward: &dyn Reward, attempts: &[Attempt<'_>]) -> Result<Vec<f64>, RewardError> {
+    if attempts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let scores = reward.score(attempts)?;
+    if scores.len() != attempts.len() {
+        let (asked, found) = (attempts.len(), scores.len());
+        return Err(RewardError::Count { reward: reward.name(), asked, found });
+    }
+    match attempts.iter().zip(&scores).find(|(_, score)| !score.is_finite()) {
+        Some((attempt, value)) => Err(RewardError::NotFinite {
+            reward: reward.name(),
+            line: attempt.problem.line,
+            completion: beginning(attempt.completion),
+            value: *value,
+        }),
+        None => Ok(scores),
+    }
 }
 
-/// Scores the completions of one problem, in order, and refuses a score that is not finite.
-pub fn score_group<R: Reward + ?Sized, S: AsRef<str>>(
-    reward: &R,
+/// Scores the completions of one problem, as [`score_all`] does.
+///
+/// # Errors
+/// As [`score_all`].
+pub fn score_group<S: AsRef<str>>(
+    reward: &dyn Reward,
     problem: &Problem,
     completions: &[S],
 ) -> Result<Vec<f64>, RewardError> {
-    let finite = |completion: &S| {
-        let value = reward.score(problem, completion.as_ref())?;
-        if !value.is_finite() {
-            return Err(RewardError::NotFinite { line: problem.line, value });
-        }
-        Ok(value)
-    };
-    completions.iter().map(finite).collect()
+    let attempts: Vec<Attempt<'_>> =
+        completions.iter().map(|c| Attempt { problem, completion: c.as_ref() }).collect();
+    score_all(reward, &attempts)
+}
+
+/// Checks that the reference of every problem of the dataset at `path` can be compared with.
+///
+/// # Errors
+/// With the first line whose reference cannot.
+pub fn check(reward: &dyn Reward, problems: &[Problem], path: &Path) -> Result<(), RewardError> {
+    problems.iter().try_for_each(|each| match reward.key(each) {
+        Ok(_) => Ok(()),
+        Err(problem) => Err(RewardError::Reference { place: place(path, each.line), problem }),
+    })
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use proptest::prelude::*;
 
-    fn problem(answer: &str) -> Problem {
-        let answer = Answer::parse(answer).unwrap();
-        Problem { question: "q".into(), answer, solution: "s".into(), line: 3 }
+    /// A problem of line 3 with this reference.
+    pub(crate) fn problem(answer: &str) -> Problem {
+        let [question, solution] = ["q", answer].map(str::to_owned);
+        let fields = serde_json::Map::new();
+        Problem { question, answer: answer.into(), solution, fields, line: 3 }
     }
 
-    #[track_caller]
-    fn extracted(completion: &str, expected: Option<&str>) {
-        let found = extract_answer(completion);
-        assert_eq!(found.as_ref().map(Answer::as_str), expected, "{completion}");
-    }
+    struct Broken(Vec<f64>);
 
-    #[test]
-    fn the_strict_format_is_read_as_the_regular_expression_reads_it() {
-        extracted("3 + 4 = 7\n#### 7", Some("7"));
-        extracted("#### 1,234.", Some("1234"));
-        extracted("#### -12.50", Some("-12.5"));
-        extracted("#### 27 apples\nQuestion: next", Some("27"));
-        extracted("##### 5", Some("5"));
-        extracted("#### \n#### 8", Some("8"));
-    }
-
-    #[test]
-    fn what_the_regular_expression_does_not_match_is_no_answer() {
-        for completion in
-            ["", "27", "The answer is 27.", "####27", "####  27", "#### $27", "### 27", "#### x 27"]
-        {
-            extracted(completion, None);
+    impl Reward for Broken {
+        fn name(&self) -> String {
+            "broken".into()
         }
-    }
-
-    #[test]
-    fn a_first_match_that_is_no_number_is_not_mended_by_a_second() {
-        extracted("#### 1.2.3\n#### 7", None);
-        extracted("#### ...\n#### 7", None);
-    }
-
-    #[test]
-    fn only_the_first_guess_counts() {
-        let score = |text: &str| ExactMatch.score(&problem("7"), text).unwrap();
-        assert_eq!(score("#### 7\n#### 8"), 1.0);
-        assert_eq!(score("#### 8\n#### 7"), 0.0);
-        assert_eq!(score("7"), 0.0);
-    }
-
-    #[test]
-    fn a_failing_reward_is_an_error_and_never_zero() {
-        struct Broken(f64);
-        impl Reward for Broken {
-            fn score(&self, problem: &Problem, completion: &str) -> Result<f64, RewardError> {
-                if completion == "fail" {
-                    return Err(RewardError::Failed {
-                        reward: "broken".into(),
-                        line: problem.line,
-                        reason: "no connection".into(),
-                    });
-                }
-                Ok(self.0)
+        fn key(&self, problem: &Problem) -> Result<String, ReferenceError> {
+            Ok(problem.answer.clone())
+        }
+        fn score(&self, attempts: &[Attempt<'_>]) -> Result<Vec<f64>, RewardError> {
+            match attempts.iter().find(|a| a.completion == "fail") {
+                Some(attempt) => Err(RewardError::failed("broken", attempt, "no connection")),
+                None => Ok(self.0.clone()),
             }
         }
-        let group = score_group(&Broken(1.0), &problem("7"), &["ok", "fail"]);
-        assert!(matches!(group, Err(RewardError::Failed { line: 3, .. })));
-        let group = score_group(&Broken(f64::NAN), &problem("7"), &["ok"]);
-        assert!(matches!(group, Err(RewardError::NotFinite { line: 3, .. })));
-        assert_eq!(score_group(&ExactMatch, &problem("7"), &["#### 7", ""]).unwrap(), [1.0, 0.0]);
     }
 
-    proptest! {
-        #[test]
-        fn a_number_after_the_marker_is_found_again(n in any::<i32>(), before in "[a-z0-9 \n]*") {
-            let found = extract_answer(&format!("{before}\n#### {n}")).unwrap();
-            prop_assert_eq!(found.as_str(), n.to_string());
+    #[test]
+    fn a_failing_reward_is_an_error_with_its_sample_and_never_zero() {
+        let group = |scores: &[f64], completions: &[&str]| {
+            score_group(&Broken(scores.to_vec()), &problem("7"), completions)
+        };
+        let failed = group(&[1.0, 1.0], &["ok", "fail"]).unwrap_err().to_string();
+        assert!(failed.contains("`broken` failed on the answer `fail`"), "{failed}");
+        assert!(failed.contains("line 3: no connection"), "{failed}");
+        for value in [f64::NAN, f64::INFINITY] {
+            assert!(matches!(
+                group(&[1.0, value], &["a", "b"]),
+                Err(RewardError::NotFinite { line: 3, completion, .. }) if completion == "b"
+            ));
         }
-
-        #[test]
-        fn no_completion_makes_it_panic(text in "[# .,0-9a\u{e9}-]*") {
-            let _ = extract_answer(&text);
-        }
+        assert!(matches!(
+            group(&[1.0], &["a", "b"]),
+            Err(RewardError::Count { asked: 2, found: 1, .. })
+        ));
+        assert_eq!(group(&[1.0, 0.5], &["a", "b"]).unwrap(), [1.0, 0.5]);
     }
 }
