@@ -172,7 +172,7 @@ fn the_documentation_lists_the_fields_of_every_kind_and_no_others() {
 fn what_was_written_is_read_and_every_line_names_its_kind() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("runs/first");
-    let mut journal = Journal::create(&run).unwrap();
+    let mut journal = Journal::open(&run).unwrap();
     let lines = every_kind();
     for line in &lines {
         journal.write(line).unwrap();
@@ -188,7 +188,7 @@ fn what_was_written_is_read_and_every_line_names_its_kind() {
 #[test]
 fn a_line_is_on_disk_as_soon_as_it_is_written() {
     let folder = tempfile::tempdir().unwrap();
-    let mut journal = Journal::create(folder.path()).unwrap();
+    let mut journal = Journal::open(folder.path()).unwrap();
     for number in 1..=3 {
         journal.write(&Line::Step(step(number))).unwrap();
         assert_eq!(read(journal.path()).unwrap().lines.len(), number as usize);
@@ -198,7 +198,7 @@ fn a_line_is_on_disk_as_soon_as_it_is_written() {
 #[test]
 fn a_number_json_lacks_is_an_error_that_names_the_field_and_nothing_is_written() {
     let folder = tempfile::tempdir().unwrap();
-    let mut journal = Journal::create(folder.path()).unwrap();
+    let mut journal = Journal::open(folder.path()).unwrap();
     for bad in [f64::NAN, f64::INFINITY] {
         let error = journal.write(&Line::Step(Step { loss: bad, ..step(7) })).unwrap_err();
         assert!(error.to_string().starts_with("`loss` of the step line 7 is not"), "{error}");
@@ -218,16 +218,26 @@ fn a_number_json_lacks_is_an_error_that_names_the_field_and_nothing_is_written()
 }
 
 #[test]
-fn a_new_run_never_overwrites_an_old_one() {
+fn a_journal_has_one_writer_at_a_time_and_the_next_goes_on_at_its_end() {
     let folder = tempfile::tempdir().unwrap();
-    Journal::create(folder.path()).unwrap();
-    assert!(matches!(Journal::create(folder.path()), Err(JournalError::Exists { .. })));
+    let mut first = Journal::open(folder.path()).unwrap();
+    first.write(&Line::Step(step(1))).unwrap();
+    assert!(matches!(Journal::open(folder.path()), Err(JournalError::InUse { .. })));
+    let bytes = first.bytes();
+    drop(first);
+    let mut second = Journal::open(folder.path()).unwrap();
+    second.write(&Line::Step(step(2))).unwrap();
+    second.shorten(bytes).unwrap();
+    second.write(&Line::Step(step(3))).unwrap();
+    assert!(matches!(second.shorten(1 << 20), Err(JournalError::Short { .. })));
+    let found = read(second.path()).unwrap();
+    assert_eq!(found.lines, [Line::Step(step(1)), Line::Step(step(3))]);
 }
 
 #[test]
 fn a_torn_last_line_is_no_line() {
     let folder = tempfile::tempdir().unwrap();
-    let mut journal = Journal::create(folder.path()).unwrap();
+    let mut journal = Journal::open(folder.path()).unwrap();
     journal.write(&Line::Step(step(1))).unwrap();
     let whole = std::fs::read(journal.path()).unwrap();
     // A whole object without its line feed is torn, too: more of it may have been meant.
@@ -243,7 +253,7 @@ fn a_torn_last_line_is_no_line() {
 #[test]
 fn a_whole_line_that_is_no_journal_line_is_an_error_with_its_number() {
     let folder = tempfile::tempdir().unwrap();
-    let mut journal = Journal::create(folder.path()).unwrap();
+    let mut journal = Journal::open(folder.path()).unwrap();
     journal.write(&end()).unwrap();
     let whole = std::fs::read(journal.path()).unwrap();
     std::fs::write(journal.path(), [&whole, &b"{\"kind\":\"lunch\"}\n"[..]].concat()).unwrap();

@@ -29,10 +29,11 @@ use crate::{
     train::{
         TrainError,
         fit::fit,
-        folder::{RunFolder, STATE},
+        folder::RunFolder,
         journal::{End, FILE_NAME, Line, Placement, Resume, Start, VERSION},
         plan::{Plan, Wish},
         recipe::{Objective, Recipe},
+        state::STATE,
     },
 };
 

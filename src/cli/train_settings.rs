@@ -16,10 +16,10 @@ use super::{
 use crate::{
     model::OnnxModel,
     train::{
-        folder::Settings,
         plan::{Seed, Site, Wish},
         recipe::{Recipe, Weighting},
         schedule::Decay,
+        state::Settings,
     },
 };
 

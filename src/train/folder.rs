@@ -1,64 +1,23 @@
 //! The folder of a run: its journal, and the state it resumes from.
 //!
-//! `state.json` is replaced as a whole after every step, so a process that dies at any moment
-//! leaves the state of a finished step. The order on disk is: the state names how long the journal
-//! was when it was written; on resuming, what the journal holds beyond that is removed. Nothing
-//! random is in the state: problems, answers and projections are drawn by name (seed, step, row,
-//! position), so the number of the step is all it takes to draw the same again.
+//! The state is written after every step, and names how long the journal was; on resuming, what the
+//! journal holds beyond that is removed. The journal's lock keeps a second process out of the
+//! folder.
 
 use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io::Write,
+    fs,
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
-
 use super::{
-    adam::Adam,
-    guard::Guard,
     journal::{FILE_NAME, Journal, JournalError, Line, Placement},
+    state::{NEXT, Progress, STATE, Settings, State, StateError},
 };
-
-/// The state's name in a run folder.
-pub const STATE: &str = "state.json";
-/// Where the next state is written before it takes that name.
-const NEXT: &str = "state.json.next";
-/// The version of the state.
-const VERSION: u32 = 1;
-/// The most bytes a state may have: v, two moments and the best of each, for the most numbers an
-/// adapter may have, is well below.
-const LIMIT: u64 = 1 << 30;
-
-/// Everything the numbers of a run depend on, by the name of its option.
-pub type Settings = BTreeMap<String, String>;
 
 /// Why a run can neither begin nor go on in a folder.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FolderError {
-    /// The system refused.
-    #[error("cannot {action} {}: {source}. Check the path and free space", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The state is no state.
-    #[error(
-        "{} is not the state of a run: {reason}. Restore the file, or begin anew in another --run",
-        path.display()
-    )]
-    State {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
     /// Something the run depends on is not what it was.
     #[error(
         "{name} was {was} when the run in {} began and is {now} now. Make it the same again, or \
@@ -83,38 +42,12 @@ pub enum FolderError {
         /// The run folder.
         path: PathBuf,
     },
+    /// The state cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The journal cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
-}
-
-/// How far training has come.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Progress {
-    /// Steps done.
-    pub step: u64,
-    /// Updates made in them.
-    pub updates: u64,
-    /// Answers scored in them.
-    pub answers: u64,
-    /// The sum of their rewards.
-    pub worth: f64,
-    /// v and its optimiser.
-    pub adam: Adam,
-    /// The guard against collapse.
-    pub guard: Guard,
-}
-
-/// What is in `state.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct State {
-    version: u32,
-    settings: Settings,
-    journal_bytes: u64,
-    placement: Option<Placement>,
-    progress: Option<Progress>,
 }
 
 /// A run folder being written.
@@ -131,22 +64,13 @@ impl RunFolder {
     /// # Errors
     /// If there is a run already, or the system refuses.
     pub fn begin(path: &Path, settings: Settings) -> Result<Self, FolderError> {
-        if path.join(STATE).exists() || path.join(FILE_NAME).exists() {
+        let journal = Journal::open(path)?;
+        // A process that died before it had written anything leaves an empty journal.
+        if path.join(STATE).exists() || journal.bytes() > 0 {
             return Err(FolderError::Taken { path: path.to_path_buf() });
         }
-        fs::create_dir_all(path).map_err(io("make", path))?;
-        let (placement, progress) = (None, None);
-        let state = State { version: VERSION, settings, journal_bytes: 0, placement, progress };
-        // The journal comes last: one without a state could not be told from someone else's.
-        write(path, &state)?;
-        let journal = match Journal::create(path) {
-            Ok(journal) => journal,
-            Err(error) => {
-                // The error is the one to tell.
-                let _ = fs::remove_file(path.join(STATE));
-                return Err(error.into());
-            }
-        };
+        let state = State::new(settings);
+        state.write(path)?;
         Ok(Self { path: path.to_path_buf(), journal, state })
     }
 
@@ -156,21 +80,15 @@ impl RunFolder {
     /// If one of `settings` is not what it was, another process is at work on the run, the state
     /// is broken, or the system refuses.
     pub fn resume(path: &Path, settings: Settings) -> Result<Self, FolderError> {
-        let file = path.join(STATE);
-        if !file.exists() {
+        if !path.join(STATE).exists() {
             return Self::begin(path, settings);
         }
-        let state = read(&file)?;
-        if let Some((name, was, now)) = difference(&state.settings, &settings) {
+        let mut journal = Journal::open(path)?;
+        let state = State::read(path)?;
+        if let Some((name, was, now)) = state.difference(&settings) {
             return Err(FolderError::Changed { path: path.to_path_buf(), name, was, now });
         }
-        let journal = Journal::resume(path, state.journal_bytes)?;
-        // Before there was a lock to hold, another process may have gone on.
-        let state = read(&file)?;
-        let journal = match state.journal_bytes == journal_bytes(&journal)? {
-            true => journal,
-            false => return Err(JournalError::InUse { path: path.join(FILE_NAME) }.into()),
-        };
+        journal.shorten(state.journal_bytes)?;
         Ok(Self { path: path.to_path_buf(), journal, state })
     }
 
@@ -202,7 +120,7 @@ impl RunFolder {
 
     fn save(&mut self) -> Result<(), FolderError> {
         self.state.journal_bytes = self.journal.settle()?;
-        write(&self.path, &self.state)
+        Ok(self.state.write(&self.path)?)
     }
 
     /// Whether nothing has been written yet.
@@ -235,59 +153,15 @@ impl RunFolder {
     }
 }
 
-fn journal_bytes(journal: &Journal) -> Result<u64, FolderError> {
-    Ok(journal.settle()?)
-}
-
-/// The first setting that is not what it was, by name.
-fn difference(was: &Settings, now: &Settings) -> Option<(String, String, String)> {
-    let names = was.keys().chain(now.keys().filter(|name| !was.contains_key(*name)));
-    let value = |of: &Settings, name| of.get(name).map_or("not given", String::as_str).to_owned();
-    names
-        .map(|name| (name.clone(), value(was, name), value(now, name)))
-        .find(|(_, was, now)| was != now)
-}
-
-fn io<'a>(
-    action: &'static str,
-    path: &'a Path,
-) -> impl FnOnce(std::io::Error) -> FolderError + use<'a> {
-    move |source| FolderError::Io { action, path: path.to_path_buf(), source }
-}
-
-fn read(path: &Path) -> Result<State, FolderError> {
-    let broken = |reason: String| FolderError::State { path: path.to_path_buf(), reason };
-    let length = fs::metadata(path).map_err(io("read", path))?.len();
-    if length > LIMIT {
-        return Err(broken(format!("it has {length} bytes")));
-    }
-    let text = fs::read(path).map_err(io("read", path))?;
-    let state: State = serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
-    if state.version != VERSION {
-        return Err(broken(format!("its version is {} and not {VERSION}", state.version)));
-    }
-    Ok(state)
-}
-
-/// Whoever reads sees the old state or the new one, even if the machine stops in between.
-fn write(folder: &Path, state: &State) -> Result<(), FolderError> {
-    let (place, next) = (folder.join(STATE), folder.join(NEXT));
-    let text = serde_json::to_vec(state)
-        .map_err(|error| FolderError::State { path: place.clone(), reason: error.to_string() })?;
-    let mut file = File::create(&next).map_err(io("write", &next))?;
-    file.write_all(&text).and_then(|()| file.sync_all()).map_err(io("write", &next))?;
-    fs::rename(&next, &place).map_err(io("write", &place))?;
-    // Not every system lets a folder be opened; the rename is then as durable as it gets.
-    if let Ok(folder) = File::open(folder) {
-        let _ = folder.sync_all();
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::{adam::AdamSettings, journal, journal::Step};
+    use crate::train::{
+        adam::{Adam, AdamSettings},
+        guard::Guard,
+        journal,
+        journal::Step,
+    };
 
     fn settings(clip: &str) -> Settings {
         [("clip", clip), ("data", "abc")].map(|(k, v)| (k.to_owned(), v.to_owned())).into()
@@ -358,6 +232,9 @@ mod tests {
         drop(RunFolder::begin(home.path(), settings("0.2")).unwrap());
         fs::remove_file(home.path().join(FILE_NAME)).unwrap();
         assert!(RunFolder::resume(home.path(), settings("0.2")).unwrap().is_new());
+        // Or before its state was.
+        fs::remove_file(home.path().join(STATE)).unwrap();
+        assert!(RunFolder::resume(home.path(), settings("0.2")).unwrap().is_new());
         // And with nothing at all, one begins.
         let nothing = home.path().join("nothing");
         assert!(RunFolder::resume(&nothing, settings("0.2")).unwrap().is_new());
@@ -389,6 +266,7 @@ mod tests {
         );
         drop(run);
         fs::remove_file(home.path().join(STATE)).unwrap();
+        fs::write(home.path().join(FILE_NAME), "{}\n").unwrap();
         let orphan = RunFolder::resume(home.path(), settings("0.2"));
         assert!(matches!(orphan, Err(FolderError::Taken { .. })));
     }
@@ -401,9 +279,11 @@ mod tests {
         run.keep(&progress(1)).unwrap();
         let journal = run.journal().to_owned();
         drop(run);
+        let lines = fs::read(&journal).unwrap();
         fs::write(&journal, "").unwrap();
         let short = RunFolder::resume(home.path(), settings("0.2"));
         assert!(matches!(short, Err(FolderError::Journal(JournalError::Short { found: 0, .. }))));
+        fs::write(&journal, lines).unwrap();
         let good = fs::read_to_string(home.path().join(STATE)).unwrap();
         for bad in [
             "",
@@ -416,7 +296,7 @@ mod tests {
             assert_ne!(bad, good);
             fs::write(home.path().join(STATE), bad).unwrap();
             let found = RunFolder::resume(home.path(), settings("0.2"));
-            assert!(matches!(found, Err(FolderError::State { .. })), "{bad}");
+            assert!(matches!(found, Err(FolderError::State(StateError::Broken { .. }))), "{bad}");
         }
     }
 

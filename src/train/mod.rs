@@ -26,6 +26,7 @@ pub mod recipe;
 pub mod reward;
 pub mod run;
 pub mod schedule;
+pub mod state;
 pub mod student;
 
 pub use error::TrainError;

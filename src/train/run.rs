@@ -26,7 +26,7 @@ use super::{
     diagnostics::{Ratios, score, summary},
     excerpts,
     explore::{Group, batch},
-    folder::{Progress, RunFolder},
+    folder::RunFolder,
     gradient::{GradientGraph, LossSettings},
     guard::{Ending, Guard, Score},
     journal::{Line, Restore},
@@ -34,6 +34,7 @@ use super::{
     partition::{distinct, micro_batches},
     recipe::{Objective, Recipe},
     reward::Reward,
+    state::Progress,
     student::Student,
 };
 use crate::{

@@ -39,16 +39,6 @@ pub enum JournalError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A new run may not overwrite an old one.
-    #[error(
-        "{} exists already. Go on with --resume, choose another run folder with --run, or delete \
-         this one",
-        path.display()
-    )]
-    Exists {
-        /// The journal.
-        path: PathBuf,
-    },
     /// Another process writes it.
     #[error("{} is being written by another process. Wait for it or end it", path.display())]
     InUse {
@@ -110,41 +100,36 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Starts the journal of a new run; the run folder is made if need be. An existing journal is
-    /// never overwritten.
-    pub fn create(run_folder: &Path) -> Result<Self, JournalError> {
-        std::fs::create_dir_all(run_folder).map_err(|source| JournalError::Io {
-            action: "make",
-            path: run_folder.to_path_buf(),
-            source,
-        })?;
+    /// Opens the journal of a run to go on at its end; it and the run folder are made if need be.
+    pub fn open(run_folder: &Path) -> Result<Self, JournalError> {
         let path = run_folder.join(FILE_NAME);
-        match OpenOptions::new().append(true).create_new(true).open(&path) {
-            Ok(file) => Self { file, path, bytes: 0 }.locked(),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                Err(JournalError::Exists { path })
-            }
-            Err(source) => Err(JournalError::Io { action: "create", path, source }),
-        }
-    }
-
-    /// Goes on with a journal after its first `bytes` bytes; the rest is removed. A journal that
-    /// is not there begins if nothing was in it.
-    pub fn resume(run_folder: &Path, bytes: u64) -> Result<Self, JournalError> {
-        let path = run_folder.join(FILE_NAME);
-        let io = |action| {
-            let path = path.clone();
+        let io = |action, path: &Path| {
+            let path = path.to_path_buf();
             move |source| JournalError::Io { action, path, source }
         };
-        let mut options = OpenOptions::new();
-        let file = options.append(true).create(bytes == 0).open(&path).map_err(io("open"))?;
-        let found = file.metadata().map_err(io("read"))?.len();
-        let journal = Self { file, path: path.clone(), bytes }.locked()?;
+        std::fs::create_dir_all(run_folder).map_err(io("make", run_folder))?;
+        let file = OpenOptions::new().append(true).create(true).open(&path);
+        let file = file.map_err(io("open", &path))?;
+        let mut journal = Self { file, path: path.clone(), bytes: 0 }.locked()?;
+        journal.bytes = journal.file.metadata().map_err(io("read", &path))?.len();
+        Ok(journal)
+    }
+
+    /// Removes all but the first `bytes` bytes.
+    pub fn shorten(&mut self, bytes: u64) -> Result<(), JournalError> {
+        let (path, found) = (self.path.clone(), self.bytes);
         if found < bytes {
             return Err(JournalError::Short { path, found, expected: bytes });
         }
-        journal.file.set_len(bytes).map_err(io("shorten"))?;
-        Ok(journal)
+        let shortened = self.file.set_len(bytes);
+        shortened.map_err(|source| JournalError::Io { action: "shorten", path, source })?;
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Its length, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The system gives the lock back when the process ends, however it ends.
