@@ -13,7 +13,7 @@ use tla::{
     surgery::{LowRank, lowrank_patch},
     train::{
         batch::{Layout, MicroBatch},
-        gradient::{GradientGraph, LossSettings},
+        gradient::{GradientGraph, LossSettings, UNASKED},
     },
 };
 
@@ -252,6 +252,19 @@ fn temperature_clipping_divergence_and_likelihood_are_differentiated() {
             assert!(worst < 1e-3, "{name} {settings:?}: {worst}");
         }
     }
+}
+
+#[test]
+fn an_answer_that_is_next_to_impossible_has_a_finite_likelihood() {
+    let mut case = load("qwen2-tied");
+    let point = case.point(1);
+    let tokens = case.batch.labels.len();
+    case.batch.sampled_logprobs.fill(0.0);
+    case.batch.advantages.fill(1.0);
+    let settings = LossSettings { temperature: 0.005, likelihood: true, ..SETTINGS };
+    let run = case.graph.run(&case.batch, &mixing(&point), &vec![UNASKED; tokens], settings);
+    let run = run.expect("finite numbers");
+    assert!(run.logprobs.iter().any(|l| *l < -100.0), "{:?}", run.logprobs);
 }
 
 #[test]

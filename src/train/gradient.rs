@@ -15,6 +15,10 @@ use crate::{
     surgery::MIXING,
 };
 
+/// The base's log-probability of a token where it was not asked: the divergence counts nothing then,
+/// but must not overflow, as it would for a token far less likely than this says.
+pub const UNASKED: f32 = -1e4;
+
 /// What the loss needs beside the tokens.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LossSettings {
@@ -76,8 +80,8 @@ impl GradientGraph {
     }
 
     /// Loss, log-probabilities and gradient of one micro-batch under the adapter `mixing`.
-    /// `base` holds the base's log-probabilities, or the sampled ones where the divergence does
-    /// not count.
+    /// `base` holds the base's log-probabilities, or [`UNASKED`] where the divergence does not
+    /// count.
     ///
     /// # Errors
     /// If the batch is of another layout, the run fails or its result is not finite.

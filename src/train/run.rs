@@ -27,7 +27,7 @@ use super::{
     excerpts,
     explore::{Group, batch},
     folder::RunFolder,
-    gradient::{GradientGraph, LossSettings},
+    gradient::{GradientGraph, LossSettings, UNASKED},
     guard::{Ending, Guard, Score},
     journal::{Line, Restore},
     order::Order,
@@ -258,11 +258,12 @@ fn base_logprobs(
     base: &Tensor,
     settings: LossSettings,
 ) -> Result<Vec<f32>, TrainError> {
+    let unasked = vec![UNASKED; batch.labels.len()];
     if settings.kl == 0.0 {
-        return Ok(batch.sampled_logprobs.clone());
+        return Ok(unasked);
     }
     let without = LossSettings { kl: 0.0, ..settings };
-    Ok(graph.run(batch, base, &batch.sampled_logprobs, without)?.logprobs)
+    Ok(graph.run(batch, base, &unasked, without)?.logprobs)
 }
 
 impl BatchGradient {
