@@ -50,7 +50,8 @@ pub enum RunReportError {
         journal: PathBuf,
     },
     /// A file that should be an evaluation.
-    #[error("{} is no evaluation: {source}. Give what `tla eval --json` printed", path.display())]
+    #[error("{} is no evaluation: {source}. Give what `tla eval --json` printed, with one \
+         adapter at most", path.display())]
     Evaluation {
         /// The file.
         path: PathBuf,

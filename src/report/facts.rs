@@ -44,11 +44,13 @@ pub fn events(story: &Story) -> Markup {
 /// Where the update lives, and the settings of the run.
 pub fn settings(story: &Story) -> Markup {
     let start = &story.start;
-    let said = [
+    let mut said = vec![
         ("model", start.model.clone()),
         ("base digest", start.base_digest.clone()),
         ("data", format!("{}, {} problems", start.data, start.problems)),
         ("objective", start.objective.clone()),
+        ("reward", start.reward.clone()),
+        ("prompt", start.prompt.clone()),
         ("steps planned", start.steps.to_string()),
         ("problems a step", start.problems_per_step.to_string()),
         ("answers a problem", start.samples_per_problem.to_string()),
@@ -60,7 +62,8 @@ pub fn settings(story: &Story) -> Markup {
         ("weight of the divergence", figure(start.kl)),
         ("run seed", start.seed.to_string()),
     ];
-    let run = rows(said.map(|(name, value)| (name.to_owned(), value)));
+    said.extend(start.system.clone().map(|system| ("system message", system)));
+    let run = rows(said.into_iter().map(|(name, value)| (name.to_owned(), value)));
     let placed = match &story.placement {
         Some(placement) => rows(placed(placement)),
         None => note("The run ended before it was placed."),

@@ -208,6 +208,16 @@ pub fn accuracy(eval: &EvalReport) -> Markup {
             figure(paired.p)
         );
     }
+    if let Some(cut) = eval.cut.filter(|cut| *cut > 0) {
+        words += &format!(" {cut} answers were cut at the longest length and count as wrong.");
+    }
+    if let Some(flexible) = &eval.flexible {
+        let share = percent(flexible.accuracy);
+        words += &format!(" By a reading that forgives the form of an answer: {share}.");
+    }
+    for pass in &eval.pass_at {
+        words += &format!(" pass@{}: {} ± {}.", pass.k, percent(pass.value), percent(pass.error));
+    }
     section("accuracy", "On problems it was not trained on", Markup::all([svg, note(&words)]))
 }
 

@@ -78,6 +78,7 @@ fn footer(story: &Story) -> Markup {
 mod tests {
     use super::*;
     use crate::{
+        eval::{pass_at::PassAt, report::Share},
         report::example::{HOSTILE, lines},
         train::journal::{Line, Record, Start, Step},
     };
@@ -86,9 +87,12 @@ mod tests {
 
     fn html(lines: Vec<Line>) -> String {
         let story = Story::of(&Record { lines, torn: true, whole_bytes: 0 }).unwrap();
-        let eval =
+        let mut eval =
             EvalReport::against(&[true, true, true, false], &[false, false, true, true]).unwrap();
         let adapter = json!({"seed": 7, "roles": ["o", "down"], "v": [0.5, -0.25, 0.0]});
+        let share = Share { correct: 3, accuracy: 0.875, interval: [0.5, 1.0] };
+        (eval.cut, eval.flexible) = (Some(5), Some(share));
+        eval.pass_at.push(PassAt { k: 4, value: 0.96875, error: 0.015625 });
         page(&story, Beside { eval: Some(&eval), adapter: adapter.as_object() })
     }
 
@@ -119,6 +123,9 @@ mod tests {
             "99.98",
             "75 %",
             "2 gained, 1 lost",
+            "5 answers were cut",
+            "87.5 %",
+            "pass@4: 96.9 % ± 1.6 %",
             "0.5, -0.25, 0",
             "back to the state before step 2",
             "#### 4",
