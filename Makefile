@@ -10,7 +10,7 @@ SANITIZER ?= none
 CARGO_FUZZ ?= cargo +nightly fuzz
 
 .PHONY: build setup demo figures micro test test-native lint vectors fuzz fuzz-corpus mutants bench \
-	peers peers-trl peers-grpo peers-rollouts peers-full contrast clients quantised real proto-check
+	peers peers-trl peers-grpo peers-half peers-rollouts peers-full contrast clients quantised real proto-check
 
 build:
 	cargo build --release
@@ -103,6 +103,15 @@ peers-trl: build
 # A step of training beside TRL with PEFT's TinyLoRA, on the fixture: make peers-grpo PEERS="--rounds 6"
 peers-grpo: peers-trl
 	target/peers-trl/bin/python benches/peers/grpo_step.py --tla target/release/tla --run target/peers-grpo $(PEERS)
+
+# The same on a model of Qwen2.5-0.5B's shape with random weights, 6 GB on disk.
+HALF := target/peers-half
+peers-half: peers-trl
+	test -e $(HALF)/model/model.onnx || target/peers-trl/bin/python benches/peers/make_half_billion.py $(HALF)/model
+	target/peers-trl/bin/python benches/peers/answerable.py $(HALF)/model $(HALF)/answerable
+	target/peers-trl/bin/python benches/peers/grpo_step.py --tla target/release/tla --run $(HALF)/run \
+		--model $(HALF)/answerable --checkpoint $(HALF)/answerable/checkpoint --data $(HALF)/answerable/train.jsonl \
+		--problems 2 --samples 4 --max-tokens 24 --rate 0.001 --rounds 3 --steps 4 $(PEERS)
 
 # Sampling beside onnxruntime-genai and transformers, on the fixture.
 peers-rollouts: peers-trl

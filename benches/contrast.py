@@ -65,7 +65,8 @@ def cells() -> list[Cell]:
     order += [Cell(o, params, "auto") for params in [1, 4, 52, 208] for o in both]
     order += [Cell(o, SQUARE * MODULES, "spread", form="unit") for o in both]
     order += [Cell(o, params, "spread") for params in [208, 52, 4, 1] for o in both]
-    order += [Cell(o, params, where, "structured") for where in ["auto", "spread"] for params in [52, 208] for o in both]
+    order += [Cell(o, params, where, "structured")
+              for where in ["auto", "spread"] for params in [52, 208] for o in both]
     return order
 
 

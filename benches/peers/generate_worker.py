@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 Rows = list[list[int]]
+# The most rows that onnxruntime-genai 0.18 takes at once.
+MOST_ROWS = 32
 
 
 def by_transformers(folder: str, threads: int) -> Callable[[Rows, dict], Rows]:
@@ -44,9 +46,8 @@ def by_genai(folder: str, threads: int) -> Callable[[Rows, dict], Rows]:
     model = og.Model(config)
     pad = json.loads(Path(folder, "genai_config.json").read_text())["model"]["pad_token_id"]
 
-    def answer(prompts: Rows, wanted: dict) -> Rows:
-        width = max(map(len, prompts))
-        rows = [row for row in prompts for _ in range(wanted["samples"])]
+    def together(rows: Rows, wanted: dict) -> Rows:
+        width = max(map(len, rows))
         tokens = numpy.full((len(rows), width), pad, numpy.int32)
         for index, row in enumerate(rows):
             tokens[index, width - len(row):] = row
@@ -60,6 +61,11 @@ def by_genai(folder: str, threads: int) -> Callable[[Rows, dict], Rows]:
             generator.generate_next_token()
         return [generator.get_sequence(index).tolist()[width:] for index in range(len(rows))]
 
+    def answer(prompts: Rows, wanted: dict) -> Rows:
+        rows = [row for row in prompts for _ in range(wanted["samples"])]
+        parts = [rows[start : start + MOST_ROWS] for start in range(0, len(rows), MOST_ROWS)]
+        return [made for part in parts for made in together(part, wanted)]
+
     return answer
 
 
@@ -71,7 +77,7 @@ def asked() -> Iterator[dict]:
 def main() -> None:
     kind, folder, data, threads = sys.argv[1:]
     answer = {"transformers": by_transformers, "genai": by_genai}[kind](folder, int(threads))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     questions = [json.loads(line)["question"] for line in Path(data).read_text().splitlines()]
     for wanted in asked():
         texts = [tokenizer.apply_chat_template([{"role": "user", "content": q}], tokenize=False,

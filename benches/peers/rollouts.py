@@ -5,15 +5,17 @@
 
 One process of each stays loaded and takes its turn; a cell is the median of the rounds after the first. The same
 prompts (all of one length), rows and tokens everywhere, and no token ends an answer. genai runs the export of its own
-builder, which is made here from the same checkpoint; tla runs optimum's export and genai's. `make peers-rollouts`
-sets it up.
+builder, which is made here from the same checkpoint, and takes at most 32 rows at once: more are answered in parts.
+tla runs optimum's export and genai's. `make peers-rollouts` sets it up.
 """
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import checkpoint
@@ -21,6 +23,9 @@ from transformers import AutoTokenizer
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[1] / "fixtures" / "data" / "train.jsonl"
+
+# Threads of the one whose turn it was may spin a while before they sleep.
+PAUSE = 0.3
 
 
 class Worker:
@@ -58,6 +63,9 @@ def built_by_genai(python: Path, model: Path, out: Path) -> Path:
     if not (out / "genai_config.json").exists():
         subprocess.run([python, "-m", "onnxruntime_genai.models.builder", "-i", model, "-o", out, "-p", "fp32",
                         "-e", "cpu", "-c", out / "cache"], check=True, stdout=sys.stderr)
+    # transformers 5 writes a tokenizer that splits text as Qwen's does, whatever the model's own says.
+    for name in ["tokenizer.json", "tokenizer_config.json"]:
+        shutil.copyfile(model / name, out / name)
     return out
 
 
@@ -75,7 +83,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=checkpoint.FIXTURE, help="the ONNX export that tla runs")
     parser.add_argument("--checkpoint", type=Path, help="the same model for transformers [default: rebuilt]")
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--rows", type=int, default=192)
+    parser.add_argument("--rows", type=int, nargs="*", default=[32, 192])
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=9)
@@ -95,22 +103,24 @@ def main() -> None:
         "transformers": Worker(sys.executable, worker, "transformers", options.checkpoint, data,
                                options.threads),
     }
-    rows, samples, tokens = options.rows, options.samples, options.tokens
-    settings = {
-        f"greedy, {rows} prompts": {"prompts": rows, "samples": 1, "tokens": tokens, "greedy": True},
-        f"sampled, {rows} prompts": {"prompts": rows, "samples": 1, "tokens": tokens, "greedy": False},
-        f"sampled, {rows // samples} prompts × {samples}":
-            {"prompts": rows // samples, "samples": samples, "tokens": tokens, "greedy": False},
-    }
+    samples, tokens = options.samples, options.tokens
+    settings = {}
+    for rows in options.rows:
+        for way in ["greedy", "sampled"]:
+            shape = {"prompts": rows, "samples": 1, "tokens": tokens, "greedy": way == "greedy"}
+            settings[f"{way}, {rows} prompts"] = shape
+        settings[f"sampled, {rows // samples} prompts × {samples}"] = {
+            "prompts": rows // samples, "samples": samples, "tokens": tokens, "greedy": False}
     ends = AutoTokenizer.from_pretrained(options.checkpoint).eos_token_id
-    print(f"{rows} answers of {tokens} tokens each, {options.threads} threads, median of {options.rounds - 1}\n")
+    print(f"Answers of {tokens} tokens each, {options.threads} threads, median of {options.rounds - 1}\n")
     print("| | " + " | ".join(workers) + " |")
     print("|---" * (len(workers) + 1) + "|")
     for name, wanted in settings.items():
         seconds: dict[str, list[float]] = {who: [] for who in workers}
-        answers = {}
+        answers, rows = {}, wanted["prompts"] * wanted["samples"]
         for turn in range(options.rounds):
             for who in sorted(workers, reverse=turn % 2 == 1):
+                time.sleep(PAUSE)
                 told = workers[who](wanted)
                 if told["tokens"] != rows * tokens:
                     raise SystemExit(f"{who} made {told['tokens']} tokens, not {rows * tokens}")
