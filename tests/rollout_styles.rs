@@ -113,6 +113,47 @@ fn exports_of_the_same_weights_give_the_same_answers() {
     }
 }
 
+/// Answers that hold the same tokens so far share a row; prompts repeated do not.
+#[test]
+fn sharing_rows_changes_no_answer() {
+    for name in ["optimum-fp32/qwen2-tied", "genai-fp32-cpu/qwen2-tied"] {
+        let mut case = case(name);
+        let (prompts, samples) = (prompts(), 6);
+        let repeated: Vec<Vec<u32>> =
+            prompts.iter().flat_map(|p| std::iter::repeat_n(p.clone(), samples)).collect();
+        let stop: Vec<u32> = (0..256).step_by(9).collect();
+        // So cold that answers have their first tokens in common.
+        let decoding = Decoding::Sampled { temperature: 0.25, seed: 3, step: 1, first_row: 0 };
+        let plan = RolloutPlan {
+            prompts: &prompts,
+            samples,
+            max_tokens: 9,
+            stop: &stop,
+            pad: 0,
+            decoding,
+        };
+        let apart = RolloutPlan { prompts: &repeated, samples: 1, ..plan };
+        let mut answers = |plan: &RolloutPlan<'_>| {
+            rollout(&mut case.rollouts, &[(MIXING, &case.mixing)], plan).expect("answers")
+        };
+        let (shared, apart) = (answers(&plan), answers(&apart));
+        let tokens = |all: &[Completion]| all.iter().map(|a| a.tokens.clone()).collect::<Vec<_>>();
+        assert_eq!(tokens(&shared), tokens(&apart), "{name}");
+        let firsts = |n: usize| {
+            let group = &shared[n * samples..(n + 1) * samples];
+            group.iter().map(|a| a.tokens[0]).collect::<std::collections::BTreeSet<_>>().len()
+        };
+        assert!((0..prompts.len()).any(|n| firsts(n) > 1), "{name}: nothing parts");
+        assert!((0..prompts.len()).any(|n| firsts(n) < samples), "{name}: nothing is shared");
+        let differences = shared.iter().zip(&apart).flat_map(|(s, a)| {
+            s.logprobs.iter().zip(&a.logprobs).map(|(s, a)| (s - a).abs()).collect::<Vec<_>>()
+        });
+        let most = differences.fold(0.0, f32::max);
+        println!("{name}: log-probabilities {most:.1e} apart");
+        assert!(most < 1e-5, "{name}: {most}");
+    }
+}
+
 #[test]
 fn what_is_sampled_is_what_is_differentiated() {
     for (name, near) in [

@@ -1,17 +1,22 @@
 //! Batched sampling with a key-value cache.
 //!
-//! A prompt is run once for all its samples: its cache rows are repeated, not recomputed. Rows
-//! whose answer is complete leave the batch as soon as enough of them have.
+//! What answers to a prompt have in common is run once: a row of the batch stands for all answers
+//! that hold the same tokens so far, and becomes several, its cache rows repeated, where they part.
+//! Rows whose answers are complete leave the batch as soon as enough of them have.
+
+use rayon::prelude::*;
 
 use super::{
     PolicyError,
-    sampling::{greedy, sample, uniform},
+    sampling::{Drawn, SamplingError, Softmax, greedy, uniform},
 };
 use crate::runtime::{Cache, CausalGraph, Rows, RuntimeError, Tensor};
 
 /// The share of live rows under which finished ones are dropped from the batch: dropping copies
 /// the cache once, keeping computes the finished rows for nothing.
 const COMPACT_BELOW: f64 = 0.8;
+/// From this many logits on, rows are shared out among threads.
+const PARALLEL: usize = 1 << 16;
 
 /// How tokens are chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -142,15 +147,11 @@ fn answers(
     };
     let empty = graph.interface.empty_cache(plan.prompts.len())?;
     let (logits, cache) = extra.step(graph, &rows, &empty, 0..plan.prompts.len())?;
-    let picks: Vec<usize> = (0..answers.len()).map(|row| row / plan.samples).collect();
-    let mut live = Live::new(plan, &prefill, graph.rows(&cache, &picks)?);
-    drop(cache);
-    live.choose(plan, &logits, &picks, &mut answers)?;
+    let mut live = Live::new(plan, &prefill, cache);
+    live.choose(plan, graph, &logits, &mut answers)?;
     while !live.rows.is_empty() {
-        live.compact(graph)?;
-        let logits = live.advance(graph, extra, plan.samples)?;
-        let own: Vec<usize> = (0..live.rows.len()).collect();
-        live.choose(plan, &logits, &own, &mut answers)?;
+        let logits = live.advance(graph, extra)?;
+        live.choose(plan, graph, &logits, &mut answers)?;
     }
     Ok(answers)
 }
@@ -185,14 +186,15 @@ impl Prefill {
     }
 }
 
-/// A row still being written.
+/// Answers that hold the same tokens so far.
 struct Row {
-    answer: usize,
+    prompt: usize,
+    /// Those still being written; none once all are complete.
+    answers: Vec<usize>,
     last: u32,
     position: i64,
     /// Where the last token is among those of the last run.
     end: usize,
-    done: bool,
     mask: Vec<i64>,
 }
 
@@ -203,30 +205,25 @@ struct Live {
 
 impl Live {
     fn new(plan: &RolloutPlan<'_>, prefill: &Prefill, cache: Cache) -> Self {
-        let rows = (0..plan.prompts.len() * plan.samples)
-            .map(|answer| {
-                let prompt = answer / plan.samples;
-                let from = prompt * prefill.length;
-                Row {
-                    answer,
-                    last: plan.pad,
-                    position: plan.prompts[prompt].len() as i64,
-                    end: prefill.ends[prompt],
-                    done: false,
-                    mask: prefill.mask[from..from + prefill.length].to_vec(),
-                }
-            })
-            .collect();
-        Self { rows, cache }
+        let masks = prefill.mask.chunks(prefill.length.max(1));
+        let rows = plan.prompts.iter().zip(masks).enumerate().map(|(index, (prompt, mask))| Row {
+            prompt: index,
+            answers: (index * plan.samples..(index + 1) * plan.samples).collect(),
+            last: plan.pad,
+            position: prompt.len() as i64,
+            end: prefill.ends[index],
+            mask: mask.to_vec(),
+        });
+        Self { rows: rows.collect(), cache }
     }
 
-    /// Chooses the next token of every row from the logits' row in `picks`, at the row's last token
-    /// or at the one position the graph was cut to.
+    /// Chooses the next token of every answer from the logits of its row, at the row's last token or
+    /// at the one position the graph was cut to.
     fn choose(
         &mut self,
         plan: &RolloutPlan<'_>,
+        graph: &mut CausalGraph,
         logits: &Tensor,
-        picks: &[usize],
         answers: &mut [Completion],
     ) -> Result<(), PolicyError> {
         let dims = logits.dims();
@@ -238,38 +235,74 @@ impl Live {
             }));
         };
         let values = logits.to_f32("logits")?;
-        for (row, pick) in self.rows.iter_mut().zip(picks).filter(|(row, _)| !row.done) {
-            let place = pick * length + row.end.min(length - 1);
+        let written: Vec<u64> = answers.iter().map(|a| a.tokens.len() as u64).collect();
+        let draw = |(index, row): (usize, &Row)| {
+            let place = index * length + row.end.min(length - 1);
             let scores = &values[place * vocabulary..][..vocabulary];
-            let answer = &mut answers[row.answer];
-            let (token, logprob) = match plan.decoding {
-                Decoding::Greedy => (greedy(scores)?, 0.0),
-                Decoding::Sampled { temperature, seed, step, first_row } => {
-                    let row = first_row + row.answer as u64;
-                    let chance = uniform(seed, step, row, answer.tokens.len() as u64);
-                    let drawn = sample(scores, temperature, chance)?;
-                    answer.entropy += drawn.entropy;
-                    (drawn.token, drawn.log_probability as f32)
-                }
+            drawn(plan.decoding, scores, &row.answers, &written)
+        };
+        // In order, so that of several errors the same one is reported whatever the threads.
+        let chosen: Vec<Result<Vec<Drawn>, SamplingError>> =
+            match self.rows.len().saturating_mul(vocabulary) < PARALLEL {
+                true => self.rows.iter().enumerate().map(draw).collect(),
+                false => self.rows.par_iter().enumerate().map(draw).collect(),
             };
-            answer.tokens.push(token);
-            answer.logprobs.push(logprob);
-            answer.stopped = plan.stop.contains(&token);
-            row.last = token;
-            row.done = answer.stopped || answer.tokens.len() >= plan.max_tokens;
+        let mut next = Vec::with_capacity(self.rows.len());
+        for (from, (row, chosen)) in self.rows.iter().zip(chosen).enumerate() {
+            let mut parts: Vec<(u32, Vec<usize>)> = Vec::new();
+            for (index, drawn) in row.answers.iter().zip(chosen?) {
+                let (answer, token) = (&mut answers[*index], drawn.token);
+                answer.tokens.push(token);
+                answer.logprobs.push(drawn.log_probability as f32);
+                answer.entropy += drawn.entropy;
+                answer.stopped = plan.stop.contains(&token);
+                if answer.stopped || answer.tokens.len() >= plan.max_tokens {
+                    continue;
+                }
+                match parts.iter_mut().find(|(other, _)| *other == token) {
+                    Some((_, together)) => together.push(*index),
+                    None => parts.push((token, vec![*index])),
+                }
+            }
+            next.push((from, parts));
         }
-        if self.rows.iter().all(|r| r.done) {
-            self.rows.clear();
-        }
-        Ok(())
+        self.part(graph, next)
     }
 
-    fn compact(&mut self, graph: &mut CausalGraph) -> Result<(), PolicyError> {
-        let keep: Vec<usize> = (0..self.rows.len()).filter(|r| !self.rows[*r].done).collect();
-        if (keep.len() as f64) < COMPACT_BELOW * self.rows.len() as f64 {
-            self.cache = graph.rows(&self.cache, &keep)?;
-            self.rows.retain(|r| !r.done);
+    /// Makes of each row one for every token its answers went on with. Finished rows stay while
+    /// nothing has to be copied for others.
+    fn part(
+        &mut self,
+        graph: &mut CausalGraph,
+        next: Vec<(usize, Vec<(u32, Vec<usize>)>)>,
+    ) -> Result<(), PolicyError> {
+        let live: usize = next.iter().map(|(_, parts)| parts.len()).sum();
+        if live == 0 {
+            self.rows.clear();
+            return Ok(());
         }
+        let stay = next.iter().all(|(_, parts)| parts.len() <= 1)
+            && live as f64 >= COMPACT_BELOW * self.rows.len() as f64;
+        if stay {
+            for (row, (_, parts)) in self.rows.iter_mut().zip(next) {
+                row.answers.clear();
+                for (token, answers) in parts {
+                    (row.last, row.answers) = (token, answers);
+                }
+            }
+            return Ok(());
+        }
+        let mut rows = Vec::with_capacity(live);
+        let mut picks = Vec::with_capacity(live);
+        for (from, parts) in next {
+            let Row { prompt, position, end, ref mask, .. } = self.rows[from];
+            for (last, answers) in parts {
+                picks.push(from);
+                rows.push(Row { prompt, answers, last, position, end, mask: mask.clone() });
+            }
+        }
+        self.cache = graph.rows(&self.cache, &picks)?;
+        self.rows = rows;
         Ok(())
     }
 
@@ -278,7 +311,6 @@ impl Live {
         &mut self,
         graph: &mut CausalGraph,
         extra: &Extra<'_>,
-        samples: usize,
     ) -> Result<Tensor, PolicyError> {
         for row in &mut self.rows {
             row.mask.push(1);
@@ -287,7 +319,7 @@ impl Live {
         let positions: Vec<i64> = self.rows.iter().map(|r| r.position).collect();
         let mask: Vec<i64> = self.rows.iter().flat_map(|r| r.mask.iter().copied()).collect();
         let rows = Rows { batch: self.rows.len(), ids: &ids, mask: &mask, positions: &positions };
-        let prompts = self.rows.iter().map(|r| r.answer / samples);
+        let prompts = self.rows.iter().map(|r| r.prompt);
         let (logits, cache) = extra.step(graph, &rows, &self.cache, prompts)?;
         self.cache = cache;
         for row in &mut self.rows {
@@ -296,4 +328,26 @@ impl Live {
         }
         Ok(logits)
     }
+}
+
+/// The next token of each of `answers`, all from the same logits; `written` counts the tokens every
+/// answer has.
+fn drawn(
+    decoding: Decoding,
+    scores: &[f32],
+    answers: &[usize],
+    written: &[u64],
+) -> Result<Vec<Drawn>, SamplingError> {
+    if answers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Decoding::Sampled { temperature, seed, step, first_row } = decoding else {
+        let likeliest = Drawn { token: greedy(scores)?, log_probability: 0.0, entropy: 0.0 };
+        return Ok(vec![likeliest; answers.len()]);
+    };
+    let softmax = Softmax::new(scores, temperature)?;
+    let draw = |answer: &usize| {
+        softmax.draw(uniform(seed, step, first_row + *answer as u64, written[*answer]))
+    };
+    answers.iter().map(draw).collect()
 }

@@ -75,43 +75,28 @@ pub struct Drawn {
     pub entropy: f64,
 }
 
-/// Draws a token from softmax(`logits` / `temperature`) by the uniform number in \[0, 1).
+/// Draws a token from softmax(`logits` / `temperature`) by the uniform number in \[0, 1):
+/// [`Softmax::draw`].
 ///
-/// The token is the first whose cumulative weight exceeds `uniform` times the total; weights
-/// are summed in f64 in the order of the vocabulary.
+/// # Errors
+/// As [`Softmax::new`] and [`Softmax::draw`].
 pub fn sample(logits: &[f32], temperature: f32, uniform: f64) -> Result<Drawn, SamplingError> {
-    let softmax = Softmax::new(logits, temperature)?;
-    if !(0.0..1.0).contains(&uniform) {
-        return Err(SamplingError::Uniform { value: uniform });
-    }
-    let threshold = uniform * softmax.total;
-    let mut cumulative = 0.0;
-    // The cumulative sum ends at the total exactly, so the loop always finds a token.
-    let mut chosen = softmax.peak;
-    for (token, logit) in logits.iter().enumerate() {
-        cumulative += softmax.weight(*logit);
-        if cumulative > threshold {
-            chosen = token;
-            break;
-        }
-    }
-    Ok(Drawn {
-        token: chosen as u32,
-        log_probability: softmax.log_probability(logits[chosen]),
-        entropy: softmax.entropy(),
-    })
+    Softmax::new(logits, temperature)?.draw(uniform)
 }
 
 /// The log-probability of `token` under softmax(`logits` / `temperature`); the arithmetic of
 /// [`sample`]. `None` if there is no such token.
+///
+/// # Errors
+/// As [`Softmax::new`].
 pub fn log_probability(
     logits: &[f32],
     temperature: f32,
     token: u32,
 ) -> Result<Option<f64>, SamplingError> {
     let softmax = Softmax::new(logits, temperature)?;
-    let logit = usize::try_from(token).ok().and_then(|token| logits.get(token));
-    Ok(logit.map(|logit| softmax.log_probability(*logit)))
+    let known = usize::try_from(token).ok().filter(|token| *token < logits.len());
+    Ok(known.map(|token| softmax.log_probability(token)))
 }
 
 /// The first token with the largest logit.
@@ -133,26 +118,33 @@ fn peak(logits: &[f32]) -> Result<usize, SamplingError> {
     Ok(best)
 }
 
-/// softmax(logits / temperature), relative to its largest weight.
-struct Softmax {
+/// softmax(logits / temperature), as many draws as are wanted.
+pub struct Softmax<'a> {
+    logits: &'a [f32],
     peak: usize,
     largest: f64,
     temperature: f64,
-    total: f64,
+    /// Sums of the weights up to each token, relative to the largest weight.
+    cumulative: Vec<f64>,
     /// Σ weight · exponent.
     spread: f64,
 }
 
-impl Softmax {
-    fn new(logits: &[f32], temperature: f32) -> Result<Self, SamplingError> {
+impl<'a> Softmax<'a> {
+    /// Weights are summed in f64 in the order of the vocabulary.
+    ///
+    /// # Errors
+    /// If there are no logits, one is not finite, or the temperature is not above 0.
+    pub fn new(logits: &'a [f32], temperature: f32) -> Result<Self, SamplingError> {
         if !temperature.is_finite() || temperature <= 0.0 {
             return Err(SamplingError::Temperature { value: temperature });
         }
         let peak = peak(logits)?;
         let (largest, temperature) = (f64::from(logits[peak]), f64::from(temperature));
-        let mut softmax = Self { peak, largest, temperature, total: 0.0, spread: 0.0 };
+        let mut softmax =
+            Self { logits, peak, largest, temperature, cumulative: Vec::new(), spread: 0.0 };
         let (mut total, mut spread) = (0.0, 0.0);
-        for logit in logits {
+        let sums = logits.iter().map(|logit| {
             let exponent = softmax.exponent(*logit);
             let weight = exponent.exp();
             total += weight;
@@ -160,26 +152,48 @@ impl Softmax {
             if weight > 0.0 {
                 spread += weight * exponent;
             }
-        }
-        (softmax.total, softmax.spread) = (total, spread);
+            total
+        });
+        softmax.cumulative = sums.collect();
+        softmax.spread = spread;
         Ok(softmax)
+    }
+
+    /// The token the uniform number in \[0, 1) stands for: the first whose cumulative weight
+    /// exceeds `uniform` times the total.
+    ///
+    /// # Errors
+    /// If the number is outside its range.
+    pub fn draw(&self, uniform: f64) -> Result<Drawn, SamplingError> {
+        if !(0.0..1.0).contains(&uniform) {
+            return Err(SamplingError::Uniform { value: uniform });
+        }
+        let threshold = uniform * self.total();
+        let found = self.cumulative.partition_point(|sum| *sum <= threshold);
+        // The cumulative sum ends at the total exactly, so there always is a token.
+        let chosen = if found < self.logits.len() { found } else { self.peak };
+        Ok(Drawn {
+            token: chosen as u32,
+            log_probability: self.log_probability(chosen),
+            entropy: self.entropy(),
+        })
     }
 
     fn exponent(&self, logit: f32) -> f64 {
         (f64::from(logit) - self.largest) / self.temperature
     }
 
-    fn weight(&self, logit: f32) -> f64 {
-        self.exponent(logit).exp()
+    fn total(&self) -> f64 {
+        self.cumulative.last().copied().unwrap_or(1.0)
     }
 
-    fn log_probability(&self, logit: f32) -> f64 {
-        self.exponent(logit) - self.total.ln()
+    fn log_probability(&self, token: usize) -> f64 {
+        self.exponent(self.logits[token]) - self.total().ln()
     }
 
     /// −Σ p·ln p = ln Z − Σ p·exponent; rounding must not make it negative.
     fn entropy(&self) -> f64 {
-        (self.total.ln() - self.spread / self.total).max(0.0)
+        (self.total().ln() - self.spread / self.total()).max(0.0)
     }
 }
 

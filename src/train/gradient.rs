@@ -107,8 +107,11 @@ impl GradientGraph {
     }
 }
 
-/// The inputs of one run but for the adapter.
-pub(super) fn feeds(
+/// The inputs of one run but for the adapter, by name.
+///
+/// # Errors
+/// If the batch does not hold what it states.
+pub fn feeds(
     interface: &Interface,
     batch: &MicroBatch,
     base: &[f32],
