@@ -133,6 +133,18 @@ impl OnnxModel {
         self.inline(self.proto.clone())
     }
 
+    /// The model with every weight in memory, wherever it lies.
+    pub fn whole(&self) -> Result<ModelProto, ModelError> {
+        let mut proto = self.inlined()?;
+        for tensor in proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
+            if external::is_beside(tensor) {
+                tensor.raw_data = Some(self.tensor_bytes(tensor)?);
+                (tensor.data_location, tensor.external_data) = (None, Vec::new());
+            }
+        }
+        Ok(proto)
+    }
+
     /// `proto`, which was made from this model, with all that lies in its file.
     pub(crate) fn inline(&self, mut proto: ModelProto) -> Result<ModelProto, ModelError> {
         for tensor in proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {

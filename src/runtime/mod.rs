@@ -6,6 +6,8 @@
 //! | `environment` | the library of this process |
 //! | `provider` | where a graph runs, and what can keep it from running there |
 //! | `session` | one loaded graph and how it is run |
+//! | `weights` | large weights, lent to the sessions that use them |
+//! | `transposed` | products with a transposed weight, without the transposed copy |
 //! | `placement` | on which provider the nodes of a session were placed |
 //! | `tensor` | values in and out of a session |
 //! | `causal` | a language model's inputs and outputs: tokens, mask, positions, cache |
@@ -25,6 +27,8 @@ mod provider;
 mod rows;
 mod session;
 mod tensor;
+mod transposed;
+mod weights;
 
 pub use causal::{Cache, CausalGraph, Interface, LOGITS, MASK, Rows};
 pub use environment::{library, ready};

@@ -12,7 +12,12 @@ use ort::{
 };
 use prost::Message;
 
-use super::{Provider, RuntimeError, Tensor, environment::loaded, placement};
+use super::{
+    Provider, RuntimeError, Tensor,
+    environment::loaded,
+    placement, transposed,
+    weights::{self, Lent},
+};
 use crate::model::{node::Dim, proto::ModelProto};
 
 /// How a session is set up. Rollouts and gradients use the same options, because prepacking on
@@ -46,10 +51,13 @@ pub struct Session {
     device: MemoryInfo<'static>,
     host: MemoryInfo<'static>,
     giving_back: Option<RunOptions>,
+    /// Dropped after the session that reads them.
+    _lent: Vec<Lent>,
 }
 
 impl Session {
     /// Loads `model`; external data is looked for beside `path`. `what` names the graph in errors.
+    /// Large weights that are in memory are not copied, except to a device.
     ///
     /// # Errors
     /// If the library is not found, the provider cannot be had or lacks a kernel, or the graph is
@@ -64,9 +72,13 @@ impl Session {
         let provider = options.provider;
         let refused = |error: ort::Error| refused(what, provider, &error);
         let builder = OrtSession::builder(&loaded.environment).map_err(refused)?;
-        let builder = configured(builder, path, options).map_err(|e| refused(e.into()))?;
+        let (mut lean, lent) = weights::lend(model)?;
+        transposed::flag(&mut lean, provider);
+        let packed = has_blocks(&lean);
+        let builder = configured(builder, path, options, packed).map_err(|e| refused(e.into()))?;
         let mut builder = provider.register(builder, &loaded.library)?;
-        let inner = builder.commit_from_memory(&model.encode_to_vec()).map_err(refused)?;
+        weights::give(&mut builder, &lent, provider).map_err(refused)?;
+        let inner = builder.commit_from_memory(&lean.encode_to_vec()).map_err(refused)?;
         if provider != Provider::Cpu {
             placement::check(what, &inner)?;
         }
@@ -77,6 +89,7 @@ impl Session {
             device: provider.memory().map_err(refused)?,
             host: Provider::Cpu.memory().map_err(refused)?,
             giving_back: provider.giving_back().map_err(refused)?,
+            _lent: lent,
         })
     }
 
@@ -150,12 +163,25 @@ impl Session {
     }
 }
 
-fn configured(builder: SessionBuilder, path: &Path, options: SessionOptions) -> BuilderResult {
+/// Whether `model` multiplies blocks of few bits, which the runtime does fast only when it has
+/// packed them.
+fn has_blocks(model: &ModelProto) -> bool {
+    model.graph.iter().flat_map(|g| &g.node).any(|n| n.op_type() == "MatMulNBits")
+}
+
+/// Packing makes a second copy of every matrix, so it is for those that are useless without.
+fn configured(
+    builder: SessionBuilder,
+    path: &Path,
+    options: SessionOptions,
+    packed: bool,
+) -> BuilderResult {
     let folder = path.parent().unwrap_or(Path::new("")).to_string_lossy().into_owned();
     let builder = builder
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(options.threads)?
         .with_intra_op_spinning(false)?
+        .with_prepacking(packed)?
         .with_config_entry("session.model_external_initializers_file_folder_path", folder)?;
     match options.provider {
         Provider::Cpu => Ok(builder),

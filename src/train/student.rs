@@ -107,7 +107,7 @@ pub fn graft(
         let target = targets.get(*module).ok_or(TrainError::NotATarget { module: *module })?;
         paths.push(LowRank::new(target, basis, split)?);
     }
-    let mut proto = model.inlined()?;
+    let mut proto = model.whole()?;
     opset::raise(&mut proto, opset::RULES)?;
     let graph = proto.graph.as_mut().ok_or(TrainError::NoGraph)?;
     lowrank_patch(graph, &paths, rank)?.apply(graph)?;

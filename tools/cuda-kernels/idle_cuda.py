@@ -39,8 +39,21 @@ int cudaSetDevice(int n) { return n == 0 ? 0 : 101; }
 int cudaDriverGetVersion(int *v) { *v = 13000; return 0; }
 int cudaRuntimeGetVersion(int *v) { *v = 13000; return 0; }
 int cudaDeviceGetAttribute(int *v, int a, int d) { (void)d; *v = a == 75 ? 9 : a == 76 ? 0 : 64; return 0; }
-/* Only names and counts of a few fields matter; the struct is about 1 KiB. */
-int cudaGetDeviceProperties(void *p, int d) { (void)d; memset(p, 0, 512); strcpy(p, "idle"); return 0; }
+/* The struct is about 1 KiB; name, shared memory, registers, warp size, threads, version and processors matter. */
+int cudaGetDeviceProperties(void *p, int d) {
+  char *at = p;
+  (void)d;
+  memset(p, 0, 512);
+  strcpy(p, "idle");
+  *(size_t *)(at + 288) = (size_t)16 << 30;
+  *(size_t *)(at + 296) = 48 << 10;
+  int *fields = (int *)(at + 304);
+  fields[0] = 1 << 16, fields[1] = 32, fields[4] = 1024, fields[5] = fields[6] = fields[7] = 1024;
+  fields[8] = fields[9] = fields[10] = 1 << 16;
+  *(int *)(at + 360) = 9;
+  *(int *)(at + 384) = 64;
+  return 0;
+}
 const char *cudaGetErrorString(int e) { return e == 101 ? "invalid device ordinal" : "an error of the idle CUDA"; }
 const char *cudaGetErrorName(int e) { return e == 101 ? "cudaErrorInvalidDevice" : "cudaErrorIdle"; }
 int cudaStreamIsCapturing(void *s, int *v) { (void)s; *v = 0; return 0; }
