@@ -3,7 +3,8 @@
 
 use std::{fs, path::Path};
 
-const PAGES: [&str; 3] = ["README.md", "docs/guide.md", "tests/clients/README.md"];
+const PAGES: [&str; 4] =
+    ["README.md", "docs/guide.md", "docs/rewards.md", "tests/clients/README.md"];
 
 /// The command lines of a page: of its blocks of code, and between backquotes in its text.
 fn commands(page: &str) -> Vec<String> {

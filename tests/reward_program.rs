@@ -74,6 +74,17 @@ fn every_answer_is_sent_with_its_row_and_gets_its_reward() {
 }
 
 #[test]
+fn the_program_of_the_documentation_gives_what_it_says() {
+    let page = include_str!("../docs/rewards.md");
+    let (_, rest) = page.split_once("```python\n").unwrap();
+    let (script, _) = rest.split_once("```").unwrap();
+    let command = ["python3", "-c", script].map(str::to_owned);
+    let program = Program::start(&command, LIMIT).unwrap();
+    let long = format!("{} #### 7", "so ".repeat(40));
+    assert_eq!(scores(&program, &["#### 7", "#### 8", &long, "7"]).unwrap(), [1.5, 0.5, 1.0, 1.5]);
+}
+
+#[test]
 fn replies_may_come_in_any_order() {
     let work = "waiting = globals().setdefault('waiting', [])\nwaiting.append(r)\n\
                 if len(waiting) == 3:\n    for w in reversed(waiting):\n        \
