@@ -33,7 +33,7 @@ figures: setup build
 
 test: setup lint
 	cargo build --no-default-features
-	cargo test
+	cargo test --features parquet
 	$(MAKE) test-native
 
 lint:

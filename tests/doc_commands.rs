@@ -3,7 +3,8 @@
 
 use std::{fs, path::Path};
 
-const PAGES: [&str; 3] = ["README.md", "docs/guide.md", "tests/clients/README.md"];
+const PAGES: [&str; 4] =
+    ["README.md", "docs/guide.md", "docs/rewards.md", "tests/clients/README.md"];
 
 /// The command lines of a page, and whether they are whole: those of its blocks of code are, those
 /// between backquotes in its sentences need not be.

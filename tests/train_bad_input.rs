@@ -67,7 +67,16 @@ fn a_dataset_without_a_problem_is_refused() {
         place.write("empty.jsonl", nothing);
         both_refuse(&place, "model", "empty.jsonl", &["empty.jsonl holds no problem"]);
     }
-    place.refused("eval --model model --data data.jsonl --limit 0", &["--limit is 0"]);
+    for (options, word) in [
+        ("--limit 0", "--limit is 0"),
+        ("--batch 0", "--batch is 0"),
+        ("--samples 0", "--samples is 0"),
+        ("--samples 4 --pass-at 1,5", "pass@5 cannot be told from 4 samples"),
+        ("--samples 4 --pass-at 0", "pass@0 cannot be told"),
+        ("--samples 4 --temperature 0", "--temperature is 0"),
+    ] {
+        place.refused(&format!("eval --model model --data data.jsonl {options}"), &[word]);
+    }
 }
 
 #[test]
@@ -156,6 +165,17 @@ fn options_out_of_range_are_refused() {
         ("--max-tokens 0", "--max-tokens is 0"),
         ("--temperature 0", "--temperature is 0"),
         ("--temperature NaN", "--temperature is NaN"),
+        ("--reward exact", "'exact' is no reward"),
+        ("--reward regex:#+", "`#+` has no group"),
+        ("--reward regex:(", "is no regular expression"),
+        ("--reward command:", "'' is no command"),
+        ("--reward command:/no/such", "cannot start `/no/such`"),
+        ("--reward-timeout 5", "--reward-timeout is for --reward command"),
+        ("--reward command:/no/such --reward-timeout 0", "--reward-timeout is 0"),
+        ("--reward command:/no/such --reward-timeout inf", "--reward-timeout is inf"),
+        ("--prompt Question:", "holds {question} 0 times"),
+        ("--question-field prompt", "the field \"prompt\" is missing"),
+        ("--answer-field target", "the field \"target\" is missing"),
         ("--learning-rate=-0.1", "--learning-rate is -0.1"),
         ("--learning-rate inf", "--learning-rate is inf"),
         ("--clip 0", "--clip is 0"),

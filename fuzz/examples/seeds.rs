@@ -34,9 +34,19 @@ fn main() -> std::io::Result<()> {
     let lines: Vec<&str> = dataset.lines().take(3).collect();
     write("dataset", vec![lines.join("\n").into_bytes(), lines[0].as_bytes().to_vec()])?;
     let answers = [
-        "\\frac{1}{2}\n0.5", "3\\frac12\n3 1/2", "1,234\n1234", "x^2\nx^{2}", "\\text{(A)}\n(A)",
-        "5\\text{ cm}^2\n\\$5", "90^\\circ\n90^{\\circ}", "(1, \\dfrac12)\n(1,0.5)", "1/3\n0.333",
-        "\\left[0,\\infty\\right)\n[0, \\infty)", "\\pi\nx", "\\sqrt[3]{2}\n\\sqrt[3]2", "x=5\n5.",
+        "\\frac{1}{2}\n0.5",
+        "3\\frac12\n3 1/2",
+        "1,234\n1234",
+        "x^2\nx^{2}",
+        "\\text{(A)}\n(A)",
+        "5\\text{ cm}^2\n\\$5",
+        "90^\\circ\n90^{\\circ}",
+        "(1, \\dfrac12)\n(1,0.5)",
+        "1/3\n0.333",
+        "\\left[0,\\infty\\right)\n[0, \\infty)",
+        "\\pi\nx",
+        "\\sqrt[3]{2}\n\\sqrt[3]2",
+        "x=5\n5.",
     ];
     write("answers", answers.iter().map(|a| a.as_bytes().to_vec()).collect())?;
     let recipe = r#"{"v": [0.1, -2, 3e-5], "seed": 7, "rank": 2, "width": 3, "groups": 1,

@@ -51,7 +51,7 @@ impl Pattern {
         builder.size_limit(MOST_BYTES).dfa_size_limit(MOST_BYTES);
         let regex = builder.build().map_err(|error| PatternError::Syntax {
             pattern: pattern.to_owned(),
-            reason: error.to_string(),
+            reason: in_one_line(&error.to_string()),
         })?;
         match regex.captures_len() {
             0 | 1 => Err(PatternError::NoGroup { pattern: pattern.to_owned() }),
@@ -71,6 +71,12 @@ impl Pattern {
             _ => answer_in(&problem.answer),
         }
     }
+}
+
+/// A syntax error shows the pattern over several lines before the last says what is wrong.
+fn in_one_line(error: &str) -> String {
+    let last = error.trim_end().lines().last().unwrap_or_default();
+    last.trim_start_matches("error: ").trim_end_matches('.').to_owned()
 }
 
 impl Reward for Pattern {
@@ -125,7 +131,8 @@ mod tests {
     fn a_pattern_that_cannot_be_used_is_refused() {
         let error = |pattern: &str| Pattern::new(pattern).unwrap_err();
         assert_eq!(error("answer"), PatternError::NoGroup { pattern: "answer".into() });
-        assert!(matches!(error("(a"), PatternError::Syntax { .. }));
+        let reason = "unclosed group".to_owned();
+        assert_eq!(error("(a"), PatternError::Syntax { pattern: "(a".into(), reason });
         assert!(matches!(error("(a)\\1"), PatternError::Syntax { .. }));
         assert!(matches!(error("(a{1000}){1000}{1000}"), PatternError::Syntax { .. }));
     }
