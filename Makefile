@@ -10,7 +10,7 @@ SANITIZER ?= none
 CARGO_FUZZ ?= cargo +nightly fuzz
 
 .PHONY: build setup demo figures micro test test-native lint vectors fuzz fuzz-corpus mutants bench \
-	peers peers-trl peers-grpo peers-half peers-rollouts peers-full contrast clients quantised real proto-check
+	peers peers-trl peers-grpo peers-half peers-rollouts peers-full contrast clients quantised real proto-check cuda-kernels
 
 build:
 	cargo build --release
@@ -148,6 +148,12 @@ real: build
 # make clients CLIENTS="genai browser"
 clients: build
 	$(PYTHON) -B tests/clients/run.py --tla target/release/tla $(CLIENTS)
+
+# tests/cuda/kernels.txt from onnxruntime-gpu, of which 260 MB are downloaded. Needs gcc and no GPU.
+cuda-kernels:
+	$(PYTHON) -m venv target/cuda-kernels
+	target/cuda-kernels/bin/python -m pip install --quiet --disable-pip-version-check onnxruntime-gpu==1.31.1
+	target/cuda-kernels/bin/python tools/cuda-kernels/kernels.py tests/cuda/kernels.txt
 
 # Slow to build, and only of use after a change of the schema.
 proto-check:

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     model::{OnnxModel, find_targets_by},
-    runtime::{SessionOptions, ready},
+    runtime::{Provider, SessionOptions, ready},
     train::{
         TrainError,
         fit::fit,
@@ -95,7 +95,6 @@ impl Train {
         let recipe = self.learn.recipe(form.scalar)?;
         let threads = self.threads.count();
         let provider = self.device.provider()?;
-        ready(provider).map_err(TrainError::from)?;
         let model = OnnxModel::load(&self.model)?;
         let targets = find_targets_by(&model, &self.names.naming())?;
         let task = self.reward.task()?;
@@ -114,9 +113,14 @@ impl Train {
                 self.out.display()
             )));
         }
+        if provider != Provider::Cpu {
+            // Before the model is measured, which takes its time.
+            ready(provider).map_err(TrainError::from)?;
+        }
         let plan = Plan::new(&model, &targets, wish)?.worded(wording.clone());
         let mut reporter = Reporter::new(&folder);
         let mut settings = of_options(&wish, &recipe);
+        settings.extend([("provider".to_owned(), provider.name().to_owned())]);
         settings.extend(asked);
         settings.extend(of_files(
             &model,

@@ -95,7 +95,9 @@ fn registered(builder: SessionBuilder, cuda: Cuda) -> BuilderResult {
 
 /// What ONNX Runtime says of a device it cannot open, as the error that names the remedy.
 pub(super) fn refused(device: u16, reason: &str) -> RuntimeError {
-    let reason = reason.trim().to_owned();
+    // Behind the place in the runtime's source where it failed.
+    let reason = reason.rsplit("FAIL : ").next().unwrap_or(reason);
+    let reason = reason.trim().trim_end_matches('.').to_owned();
     if reason.contains("libcuda.so") || reason.contains("nvcuda.dll") {
         return RuntimeError::NoDriver { reason };
     }

@@ -152,3 +152,143 @@ fn viewed<T: PrimitiveTensorElementType + fmt::Debug>(
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{
+            node::{Attribute, Dim, node, tensor_value, with_attribute},
+            proto::{NodeProto, OperatorSetIdProto},
+        },
+        runtime::{Session, SessionOptions, Tensor},
+    };
+    use std::path::Path;
+
+    const SIDE: usize = 192;
+
+    fn weight() -> Vec<f32> {
+        (0..SIDE * SIDE).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect()
+    }
+
+    fn bytes() -> Bytes {
+        Bytes::from(bytemuck::cast_slice::<f32, u8>(&weight()).to_vec())
+    }
+
+    fn model(nodes: Vec<NodeProto>, raw: Bytes) -> ModelProto {
+        let side = Dim::Fixed(SIDE as i64);
+        let rows = || Dim::Named("rows".to_owned());
+        let weight = TensorProto {
+            name: Some("w".to_owned()),
+            dims: vec![SIDE as i64; 2],
+            data_type: Some(DataType::Float as i32),
+            raw_data: Some(raw),
+            ..TensorProto::default()
+        };
+        let tokens = [rows(), Dim::Named("length".to_owned())];
+        ModelProto {
+            ir_version: Some(8),
+            opset_import: vec![OperatorSetIdProto { version: Some(18), ..Default::default() }],
+            graph: Some(GraphProto {
+                name: Some("products".to_owned()),
+                node: nodes,
+                input: vec![
+                    tensor_value("x", DataType::Float, &[rows(), side.clone()]),
+                    tensor_value("input_ids", DataType::Int64, &tokens),
+                ],
+                output: vec![
+                    tensor_value("y", DataType::Float, &[rows(), side.clone()]),
+                    tensor_value(
+                        "z",
+                        DataType::Float,
+                        &[tokens[0].clone(), tokens[1].clone(), side],
+                    ),
+                ],
+                initializer: vec![weight],
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    /// `y = x·Wᵀ` and the rows of Wᵀ that `input_ids` names, as exporters write a tied head.
+    fn tied() -> Vec<NodeProto> {
+        let turn = node("Transpose", "turned", &["w"], &["turned"]);
+        vec![
+            with_attribute(turn, "perm", Attribute::Ints(vec![1, 0])),
+            node("MatMul", "y", &["x", "turned"], &["y"]),
+            node("Gather", "z", &["turned", "input_ids"], &["z"]),
+        ]
+    }
+
+    fn run(model: &ModelProto) -> [Vec<f32>; 2] {
+        let options = SessionOptions::cpu(1);
+        let mut session = Session::load("products", model, Path::new(""), options).unwrap();
+        let x = (0..2 * SIDE).map(|i| (i % 13) as f32 - 6.0).collect();
+        let x = Tensor::f32(&[2, SIDE], x).unwrap();
+        let ids = Tensor::i64(&[2, 3], vec![0, 5, 191, 7, 7, 1]).unwrap();
+        let outputs = session.run(&[("x", &x), ("input_ids", &ids)]).unwrap();
+        [0, 1].map(|at| outputs[at].as_f32("output").unwrap().to_vec())
+    }
+
+    #[test]
+    fn a_session_reads_the_very_bytes_the_model_holds() {
+        let raw = bytes();
+        let model = model(tied(), raw.clone());
+        let (lean, lent) = lend(&model).unwrap();
+        assert!(is_lent(lean.graph.as_ref().unwrap(), "w"));
+        assert_eq!(lent.len(), 1);
+        let seen = lent[0].value.try_extract_tensor::<f32>().unwrap().1.as_ptr();
+        assert_eq!(seen.cast::<u8>(), raw.as_ptr());
+        assert!(prost::Message::encoded_len(&lean) < 2000);
+    }
+
+    #[test]
+    fn a_tied_head_and_its_embedding_are_computed_from_the_weight_as_it_lies() {
+        let model = model(tied(), bytes());
+        let (mut lean, _) = lend(&model).unwrap();
+        super::super::transposed::flag(&mut lean, Provider::Cpu);
+        let ops: Vec<String> =
+            lean.graph.unwrap().node.iter().map(|n| n.op_type().to_owned()).collect();
+        assert_eq!(ops, ["FusedMatMul", "Gather", "Transpose"]);
+        let [y, z] = run(&model);
+        let w = weight();
+        for (at, found) in y.iter().enumerate() {
+            let (row, column) = (at / SIDE, at % SIDE);
+            let x = |k: usize| ((row * SIDE + k) % 13) as f64 - 6.0;
+            let sum: f64 = (0..SIDE).map(|k| x(k) * f64::from(w[column * SIDE + k])).sum();
+            assert!((f64::from(*found) - sum).abs() < 1e-3, "{found} {sum}");
+        }
+        for (at, token) in [0, 5, 191, 7, 7, 1].into_iter().enumerate() {
+            let expected: Vec<f32> = (0..SIDE).map(|k| w[k * SIDE + token]).collect();
+            assert_eq!(z[at * SIDE..][..SIDE], expected);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_lent_stays_in_the_graph_and_computes_the_same() {
+        let lent = run(&model(tied(), bytes()));
+        let mut crooked = vec![0u8];
+        crooked.extend_from_slice(&bytes());
+        // A copy's first byte lies at an even address, so its second does not.
+        let crooked = model(tied(), Bytes::from(crooked).slice(1..));
+        let (lean, taken) = lend(&crooked).unwrap();
+        assert!(taken.is_empty() && !is_lent(lean.graph.as_ref().unwrap(), "w"));
+        for (a, b) in run(&crooked).iter().flatten().zip(lent.iter().flatten()) {
+            assert!((a - b).abs() < 1e-3, "{a} {b}");
+        }
+        let mut short = model(tied(), bytes().slice(4..));
+        short.graph.as_mut().unwrap().initializer[0].name = Some("short".to_owned());
+        assert!(lend(&short).unwrap().1.is_empty());
+    }
+
+    #[test]
+    fn a_weight_whose_transposition_is_an_output_is_left_as_it_is() {
+        let mut model = model(tied(), bytes());
+        model.graph.as_mut().unwrap().output.push(tensor_value("turned", DataType::Float, &[]));
+        let (mut lean, _) = lend(&model).unwrap();
+        let before = lean.clone();
+        super::super::transposed::flag(&mut lean, Provider::Cpu);
+        assert_eq!(lean, before);
+    }
+}

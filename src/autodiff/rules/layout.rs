@@ -8,7 +8,7 @@ use crate::{
     },
     model::{
         node::{Attribute, int_attribute, ints_attribute},
-        proto::NodeProto,
+        proto::{NodeProto, tensor_proto::DataType},
     },
 };
 
@@ -77,7 +77,7 @@ pub(super) fn split(b: &mut Backward<'_>, node: &NodeProto, dy: &[Option<String>
     Ok(vec![(0, b.emit_with("Concat", &parts, &[("axis", Attribute::Int(axis))]))])
 }
 
-/// The gradient padded with zeros to where it was cut out. Covers one axis and step 1; bounds
+/// The gradient padded with zeros to where it was cut out, 16 bits in 32. Covers one axis and step 1; bounds
 /// may be computed, negative or past the end.
 pub(super) fn slice(b: &mut Backward<'_>, node: &NodeProto, dy: &[Option<String>]) -> Inputs {
     let measured = b.measured(&node.input[0])?;
@@ -109,6 +109,12 @@ pub(super) fn slice(b: &mut Backward<'_>, node: &NodeProto, dy: &[Option<String>
     let after = b.emit("Sub", &[&whole, &before]);
     let after = b.emit("Sub", &[&after, &part]);
     let pads = b.emit_with("Concat", &[&before, &after], &[("axis", Attribute::Int(0))]);
+    if matches!(measured.kind, DataType::Float16 | DataType::Bfloat16) {
+        // Of the two the CUDA provider pads but one.
+        let wide = b.emit_with("Cast", &[&dy], &[("to", Attribute::Int(DataType::Float as i64))]);
+        let padded = b.emit("Pad", &[&wide, &pads, "", &axis_list]);
+        return Ok(vec![(0, b.emit("CastLike", &[&padded, &node.input[0]]))]);
+    }
     let nothing = b.scalar(0.0, &node.input[0])?;
     Ok(vec![(0, b.emit("Pad", &[&dy, &pads, &nothing, &axis_list]))])
 }

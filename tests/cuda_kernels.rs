@@ -1,0 +1,121 @@
+//! Every operator that rollouts and gradients use has a kernel of ONNX Runtime's CUDA provider for
+//! the types it is used with, by the list in `tests/cuda/kernels.txt` (see `tools/cuda-kernels`).
+#![cfg(feature = "train")]
+
+mod cuda;
+
+use std::{collections::BTreeSet, path::Path};
+
+use cuda::{Kernels, Missing};
+use tla::{
+    format::{ModuleId, Split},
+    model::{
+        OnnxModel, find_targets,
+        node::{node, tensor_value},
+        proto::{GraphProto, ModelProto, OperatorSetIdProto, tensor_proto::DataType},
+    },
+    runtime::{OF_SHAPES, SessionOptions},
+    train::{
+        gradient::gradient_model,
+        student::{for_rollouts, freeze, graft},
+    },
+};
+
+/// The graphs of an export: rollouts and gradients with all modules adapted.
+fn graphs(name: &str) -> [ModelProto; 2] {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let model = OnnxModel::load(&root.join(name)).expect("a model");
+    let targets = find_targets(&model).expect("targets");
+    let mut modules: Vec<ModuleId> = targets.targets.iter().map(|t| t.module).collect();
+    modules.sort();
+    let frozen = freeze(&model, &targets, &modules, 2, 2, &mut |_| {}).expect("bases");
+    let grafted = graft(&model, &targets, &frozen, Split::Paper).expect("a graft");
+    let options = SessionOptions::cpu(2);
+    let gradients = gradient_model(&grafted, &model.path, &modules, 2, options);
+    [for_rollouts(grafted).expect("a cut"), gradients.expect("gradients")]
+}
+
+/// Whether the CPU may run such a node beside CUDA: one that computes shapes, indices or a scalar
+/// made of them, and touches no 16-bit number.
+fn is_of_shapes(missing: &Missing) -> bool {
+    OF_SHAPES.contains(&missing.operator.as_str())
+        && missing.kinds.iter().all(|k| ["int64", "int32", "bool"].contains(&k.as_str()))
+}
+
+fn computing(kernels: &Kernels, graph: &ModelProto, half: DataType) -> BTreeSet<String> {
+    let missing = kernels.missing(graph, half).into_iter().filter(|m| !is_of_shapes(m));
+    missing.map(|m| format!("{} {}", m.operator, m.kinds.join(" "))).collect()
+}
+
+/// Exports for CUDA: in 32 bits, in 16, and with blocks of four bits beside 32.
+const EXPORTS: [&str; 9] = [
+    "wordmath",
+    "exports/optimum-fp32/qwen2-tied",
+    "exports/optimum-fp32/llama-untied",
+    "exports/optimum-fp16/qwen2-tied",
+    "exports/dynamo-tf5-cache-fp32/qwen2-tied",
+    "exports/dynamo-cache-fp32-op23/qwen2-tied",
+    "exports/genai-fp16-cuda/qwen2-tied",
+    "exports/transformers.js/model_q4.onnx",
+    "exports/transformers.js/model_fp16.onnx",
+];
+
+#[test]
+fn every_operator_of_every_export_has_a_cuda_kernel() {
+    let kernels = Kernels::listed();
+    for name in EXPORTS {
+        for (graph, what) in graphs(name).iter().zip(["rollouts", "gradients"]) {
+            let missing = computing(&kernels, graph, DataType::Float16);
+            assert!(missing.is_empty(), "{name}, {what}: {missing:#?}");
+        }
+    }
+}
+
+/// No export in bfloat16 is among the fixtures, as none runs on a CPU: these are the graphs of
+/// float16 with the other type in its place.
+#[test]
+fn every_operator_of_exports_in_bfloat16_has_a_cuda_kernel() {
+    let kernels = Kernels::listed();
+    for name in ["exports/optimum-fp16/qwen2-tied", "exports/genai-fp16-cuda/qwen2-tied"] {
+        for (graph, what) in graphs(name).iter().zip(["rollouts", "gradients"]) {
+            let missing = computing(&kernels, graph, DataType::Bfloat16);
+            assert!(missing.is_empty(), "{name}, {what}: {missing:#?}");
+        }
+    }
+}
+
+/// What the runtime would run on the CPU, and `tla` refuses.
+#[test]
+fn exports_for_the_cpu_lack_one_kernel_for_rollouts_and_none_for_gradients() {
+    let kernels = Kernels::listed();
+    for name in ["exports/genai-fp32-cpu/qwen2-tied", "exports/genai-int4-cpu/qwen2-tied"] {
+        let [rollouts, gradients] = graphs(name);
+        let missing = computing(&kernels, &rollouts, DataType::Float16);
+        let words: Vec<&str> = missing.iter().filter_map(|m| m.split(' ').next()).collect();
+        assert_eq!(words, ["GroupQueryAttention"], "{name}: {missing:#?}");
+        let missing = computing(&kernels, &gradients, DataType::Float16);
+        assert!(missing.is_empty(), "{name}: {missing:#?}");
+    }
+}
+
+#[test]
+fn the_list_knows_what_the_provider_lacks() {
+    let kernels = Kernels::listed();
+    let found = |op: &str, kind: DataType| {
+        let model = ModelProto {
+            opset_import: vec![OperatorSetIdProto { version: Some(18), ..Default::default() }],
+            graph: Some(GraphProto {
+                node: vec![node(op, op, &["x"], &["y"])],
+                input: vec![tensor_value("x", kind, &[])],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        computing(&kernels, &model, DataType::Float16).is_empty()
+    };
+    for op in ["Log", "LogSoftmax"] {
+        assert!(found(op, DataType::Float) && found(op, DataType::Float16), "{op}");
+        assert!(!found(op, DataType::Bfloat16), "{op}");
+    }
+    assert!(found("Softmax", DataType::Bfloat16) && !found("Softmax", DataType::Int32));
+}
