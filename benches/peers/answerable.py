@@ -2,7 +2,7 @@
 
     python benches/peers/answerable.py MODEL OUT
 
-MODEL is what make_half_billion.py wrote. OUT links its weights and gets another tokenizer and problems: every filler
+MODEL is what make_half_billion.py wrote. OUT is a copy with another tokenizer, and problems: every filler
 token reads `#### 1` or `#### 2`, one in twenty of them ends the answer, and every problem's answer is 1. Answers have
 some twenty tokens then, and about half of those that end are right by the strict reading.
 """
@@ -11,6 +11,9 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+
+import onnx
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 # Of so many tokens in a row the first two end an answer: one of each kind.
@@ -23,9 +26,7 @@ def voiced(source: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
         if path.is_file():
-            target = out / path.name
-            target.unlink(missing_ok=True)
-            target.symlink_to(path.resolve())
+            shutil.copyfile(path, out / path.name)
     tokenizer = json.loads((source / "tokenizer.json").read_text())
     fillers = {token: number for token, number in tokenizer["model"]["vocab"].items() if token == f"<{number}>"}
     for token, number in fillers.items():
@@ -39,6 +40,18 @@ def voiced(source: Path, out: Path) -> None:
         (out / name).write_text(json.dumps(value, ensure_ascii=False))
 
 
+def constants_inside(out: Path) -> None:
+    """Takes the constants of nodes, which optimum puts beside the weights past 2 GB, into the graph."""
+    model = onnx.load(out / "model.onnx", load_external_data=False)
+    for attribute in (a for node in model.graph.node for a in node.attribute if a.HasField("t")):
+        if uses_external_data(attribute.t):
+            load_external_data_for_tensor(attribute.t, str(out))
+            attribute.t.data_location = onnx.TensorProto.DEFAULT
+            del attribute.t.external_data[:]
+    (out / "model.onnx").unlink()
+    (out / "model.onnx").write_bytes(model.SerializeToString())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -46,6 +59,7 @@ def main() -> None:
     options = parser.parse_args()
     shutil.rmtree(options.out, ignore_errors=True)
     voiced(options.model, options.out)
+    constants_inside(options.out)
     voiced(options.model / "checkpoint", options.out / "checkpoint")
     rows = [json.loads(line) for line in (FIXTURES / "data" / "train.jsonl").read_text().splitlines()]
     lines = [json.dumps({"question": row["question"], "answer": "#### 1"}) + "\n" for row in rows]
