@@ -18,6 +18,20 @@ pub enum ModelError {
         /// What the system said.
         source: io::Error,
     },
+    /// Of several files one could not be written, and those before it could not be taken back.
+    #[error(
+        "cannot write {path}: {source}, and {} took the place of what was there. Write the output \
+         again as a whole",
+        listed(left)
+    )]
+    HalfPlaced {
+        /// The file that could not be written.
+        path: PathBuf,
+        /// Places that hold new files, or none.
+        left: Vec<PathBuf>,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A safetensors checkpoint cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -304,4 +318,8 @@ impl ModelError {
     pub(crate) fn io(action: &'static str, path: &std::path::Path, source: io::Error) -> Self {
         Self::Io { action, path: path.to_owned(), source }
     }
+}
+
+fn listed(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
