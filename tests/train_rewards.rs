@@ -50,7 +50,7 @@ fn a_programs_rewards_are_those_of_the_journal_and_its_name_and_prompt_are_kept(
         .lines
         .iter()
         .filter_map(|line| match line {
-            Line::Step(step) => Some(step.reward_mean),
+            Line::Step(step) => Some(step.reward_mean.unwrap()),
             _ => None,
         })
         .collect();
