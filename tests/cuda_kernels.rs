@@ -16,7 +16,8 @@ use tla::{
     },
     runtime::{OF_SHAPES, SessionOptions},
     train::{
-        gradient::gradient_model,
+        batch::Layout,
+        gradient_model::gradient_model,
         student::{for_rollouts, freeze, graft},
     },
 };
@@ -31,7 +32,8 @@ fn graphs(name: &str) -> [ModelProto; 2] {
     let frozen = freeze(&model, &targets, &modules, 2, 2, &mut |_| {}).expect("bases");
     let grafted = graft(&model, &targets, &frozen, Split::Paper).expect("a graft");
     let options = SessionOptions::cpu(2);
-    let gradients = gradient_model(&grafted, &model.path, &modules, 2, options);
+    let layout = Layout::of(&grafted).expect("a layout");
+    let gradients = gradient_model(&grafted, &model.path, &modules, 2, layout, options);
     [for_rollouts(grafted).expect("a cut"), gradients.expect("gradients")]
 }
 
