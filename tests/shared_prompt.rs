@@ -30,6 +30,10 @@ const SHARING: &[(&str, f64)] = &[
     ("transformers.js/model_q4.onnx", 2e-6),
     ("optimum-fp16/qwen2-tied", 1e-3),
     ("transformers.js/model_fp16.onnx", 1e-3),
+    ("genai-fp32-cpu/qwen2-tied", 2e-6),
+    ("genai-fp32-cpu/llama-untied", 2e-6),
+    ("genai-int4-cpu/qwen2-tied", 2e-6),
+    ("genai-fp16-cuda/qwen2-tied", 1e-3),
 ];
 
 struct Case {

@@ -5,7 +5,7 @@ use std::path::Path as FilePath;
 use super::{
     TrainError,
     batch::{Layout, MicroBatch},
-    gradient_model::{GRADIENT, gradient_model},
+    gradient_model::{GRADIENT, PLACES, gradient_model},
 };
 use crate::{
     autodiff::{loss, shared_prompt},
@@ -133,6 +133,11 @@ pub fn feeds(
             feeds.extend(named(shared_prompt::PROMPT, interface.feeds(&rows)?));
             let empty = interface.empty_cache_feeds(prompts.rows)?;
             feeds.extend(named(shared_prompt::PROMPT, empty));
+            if interface.padded_right {
+                let first = format!("{}{PLACES}", shared_prompt::PROMPT);
+                feeds.push((first, places(prompts.rows, &prompts.positions)?));
+                feeds.push((PLACES.to_owned(), places(batch.rows, &batch.positions)?));
+            }
             let of_row = Tensor::i64(&[batch.rows], prompts.of_row.clone())?;
             feeds.push((shared_prompt::ROWS.to_owned(), of_row));
         }
@@ -158,6 +163,11 @@ pub fn feeds(
         add(name, Tensor::f32(&[], vec![value])?);
     }
     Ok(feeds)
+}
+
+/// Positions as an input of [`PLACES`].
+pub(super) fn places(rows: usize, positions: &[i64]) -> Result<Tensor, TrainError> {
+    Ok(Tensor::i64(&[rows, positions.len() / rows.max(1)], positions.to_vec())?)
 }
 
 fn named(prefix: &str, feeds: Vec<(&str, Tensor)>) -> Vec<(String, Tensor)> {

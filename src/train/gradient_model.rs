@@ -1,43 +1,58 @@
 //! The gradient graph of a grafted model, built.
 
-use std::path::Path as FilePath;
+use std::{collections::HashSet, path::Path as FilePath};
 
 use super::{
     TrainError,
     batch::{Layout, MicroBatch, Prompts},
-    gradient::{LossSettings, feeds},
+    gradient::{LossSettings, feeds, places},
 };
 use crate::{
     autodiff::{
         Path, differentiate,
         loss::{self, loss_patch},
-        lowering::{self, opset},
+        lowering::{self, Past, opset},
         probe, prune,
+        shapes::Shapes,
         shared_prompt::{composable, share_prompts},
     },
     format::ModuleId,
     model::{
-        node::{Attribute, node, tensor_f32, untyped_value, with_attribute},
-        proto::{ModelProto, NodeProto, tensor_proto::DataType},
+        node::{
+            Attribute, Dim, int_attribute, node, tensor_f32, tensor_value, untyped_value,
+            with_attribute,
+        },
+        proto::{ModelProto, NodeProto, ValueInfoProto, tensor_proto::DataType},
     },
-    runtime::{Interface, LOGITS, SessionOptions, Tensor, measure},
+    runtime::{Interface, LOGITS, MASK, SessionOptions, Tensor, measure},
     surgery::{MIXING, mixing_of},
 };
 
 /// Float32 `[modules, r, r]` output: dL/dM of each module.
 pub const GRADIENT: &str = "tla_gradient";
 
+/// int64 `[rows, length]`: positions in their texts, for attention that is not told them.
+pub(super) const PLACES: &str = "tla_places";
+
+fn places_input() -> ValueInfoProto {
+    let dims = ["tla_place_rows", "tla_place_length"].map(|name| Dim::Named(name.to_owned()));
+    tensor_value(PLACES, DataType::Int64, &dims)
+}
+
 impl Layout {
-    /// The best layout for a model: prompts are shared where its attention looks at which tokens
-    /// are masked and is told their positions, and no node holds a graph of its own.
+    /// The best layout for a model: prompts are shared where attention is told which tokens are
+    /// masked and their positions, or is rewritten to be. It is not where a window of tokens
+    /// counts masked ones, or a node holds a graph of its own.
     ///
     /// # Errors
     /// If it is not a causal language model.
     pub fn of(model: &ModelProto) -> Result<Self, TrainError> {
         let graph = model.graph.as_ref().ok_or(TrainError::NoGraph)?;
         let interface = Interface::of(graph)?;
-        let told = interface.positions && !interface.padded_right;
-        Ok(if told && composable(graph) { Self::Shared } else { Self::Whole })
+        let told = interface.positions || interface.padded_right;
+        let windowed = |n: &NodeProto| int_attribute(n, "local_window_size").is_some_and(|w| w > 0);
+        let shared = told && composable(graph) && !graph.node.iter().any(windowed);
+        Ok(if shared { Self::Shared } else { Self::Whole })
     }
 }
 
@@ -55,32 +70,35 @@ pub fn gradient_model(
 ) -> Result<ModelProto, TrainError> {
     let mut model = grafted.clone();
     opset::raise(&mut model, opset::RULES)?;
-    let interface = Interface::of(model.graph.as_ref().ok_or(TrainError::NoGraph)?)?;
+    let graph = model.graph.as_mut().ok_or(TrainError::NoGraph)?;
+    let interface = Interface::of(graph)?;
+    let caches: Vec<(&str, &str)> = interface.cache_names().collect();
+    let pasts: Vec<&str> = caches.iter().map(|(past, _)| *past).collect();
+    let past = Past { caches: &pasts, places: PLACES, mask: MASK };
+    let past = Some(past).filter(|_| layout == Layout::Shared);
+    if layout == Layout::Shared && interface.padded_right {
+        graph.input.push(places_input());
+    }
+    let wrt: Vec<String> = modules.iter().map(|m| mixing_of(*m)).collect();
+    let fused = Path::find(graph, LOGITS, &wrt)?;
+    let names = lowering::tensors(graph, &fused, past);
+    if !names.is_empty() {
+        let sizes = probe_feeds(&interface, modules.len(), rank, Layout::Whole)?;
+        let shapes = shapes_of(&model, &names, sizes, path, options)?;
+        lowering::lower(model.graph.as_mut().ok_or(TrainError::NoGraph)?, &fused, &shapes, past)?;
+    }
+    let graph = model.graph.as_mut().ok_or(TrainError::NoGraph)?;
     if layout == Layout::Shared {
-        let caches: Vec<(&str, &str)> = interface.cache_names().collect();
-        let graph = model.graph.as_mut().ok_or(TrainError::NoGraph)?;
         share_prompts(graph, &caches, &[MIXING])?;
     }
-    let small = probe_feeds(&interface, modules.len(), rank, layout, 2)?;
-    let large = probe_feeds(&interface, modules.len(), rank, layout, 3)?;
-    let shapes_of = |model: &ModelProto, names: &[String]| {
-        measure(&probe::graph(model, names), path, names, [&small, &large], options)
-    };
-    let graph = model.graph.as_mut().ok_or(TrainError::NoGraph)?;
     loss_patch(graph, LOGITS)?.apply(graph)?;
-    let wrt: Vec<String> = modules.iter().map(|m| mixing_of(*m)).collect();
-    let fused = Path::find(graph, loss::LOSS, &wrt)?;
-    let names = lowering::tensors(graph, &fused);
-    if !names.is_empty() {
-        let shapes = shapes_of(&model, &names)?;
-        lowering::lower(model.graph.as_mut().ok_or(TrainError::NoGraph)?, &fused, &shapes)?;
-    }
     let wanted = rules_opset(&model);
     opset::raise(&mut model, wanted)?;
     let graph = model.graph.as_ref().ok_or(TrainError::NoGraph)?;
     let along = Path::find(graph, loss::LOSS, &wrt)?;
     let names = probe::tensors(graph, &along);
-    let shapes = shapes_of(&model, &names)?;
+    let sizes = probe_feeds(&interface, modules.len(), rank, layout)?;
+    let shapes = shapes_of(&model, &names, sizes, path, options)?;
     let version = opset::of(&model);
     let graph = model.graph.as_mut().ok_or(TrainError::NoGraph)?;
     let half = names.iter().any(|n| shapes.get(n).is_ok_and(|m| m.kind == DataType::Float16));
@@ -128,17 +146,46 @@ fn rules_opset(model: &ModelProto) -> i64 {
     if blocks { opset::BLOCKS } else { opset::RULES }
 }
 
-/// Small inputs of a size that shares no dimension with those of another `rows`.
+type Feeds = Vec<(String, Tensor)>;
+
+/// What runs of `model` at two sizes show of the tensors `names`.
+fn shapes_of(
+    model: &ModelProto,
+    names: &[String],
+    sizes: [Feeds; 2],
+    path: &FilePath,
+    options: SessionOptions,
+) -> Result<Shapes, TrainError> {
+    let inputs: HashSet<&str> =
+        model.graph.iter().flat_map(|g| &g.input).map(|i| i.name()).collect();
+    let read = |feeds: Feeds| -> Feeds {
+        feeds.into_iter().filter(|(name, _)| inputs.contains(name.as_str())).collect()
+    };
+    let [small, large] = sizes.map(read);
+    Ok(measure(&probe::graph(model, names), path, names, [&small, &large], options)?)
+}
+
+/// Small inputs of two sizes that have no varying dimension in common.
 fn probe_feeds(
     interface: &Interface,
     modules: usize,
     rank: usize,
     layout: Layout,
+) -> Result<[Feeds; 2], TrainError> {
+    let sized = |rows| sized_feeds(interface, modules, rank, layout, rows);
+    Ok([sized(2)?, sized(3)?])
+}
+
+fn sized_feeds(
+    interface: &Interface,
+    modules: usize,
+    rank: usize,
+    layout: Layout,
     rows: usize,
-) -> Result<Vec<(String, Tensor)>, TrainError> {
+) -> Result<Feeds, TrainError> {
     let (length, tokens, shared) = (2 * rows + 1, rows + 1, layout == Layout::Shared);
     let (before, prompts) = if shared { (4 * rows, rows + 2) } else { (0, 0) };
-    let places = |rows: usize, length: usize, from: usize| {
+    let counted = |rows: usize, length: usize, from: usize| {
         (0..rows * length).map(|k| (from + k % length) as i64).collect::<Vec<_>>()
     };
     let batch = MicroBatch {
@@ -146,13 +193,13 @@ fn probe_feeds(
             rows: prompts,
             ids: vec![0; prompts * before],
             mask: vec![1; prompts * before],
-            positions: places(prompts, before, 0),
+            positions: counted(prompts, before, 0),
             of_row: (0..rows as i64).collect(),
         }),
         rows,
         ids: vec![0; rows * length],
         mask: vec![1; rows * (before + length)],
-        positions: places(rows, length, before),
+        positions: counted(rows, length, before),
         predicted_from: (0..tokens as i64).collect(),
         labels: vec![0; tokens],
         advantages: vec![1.0; tokens],
@@ -162,6 +209,9 @@ fn probe_feeds(
     let settings =
         LossSettings { temperature: 1.0, clip: 0.2, clip_high: 0.2, likelihood: false, kl: 0.0 };
     let mut made = feeds(interface, &batch, &batch.sampled_logprobs, settings)?;
+    if !shared {
+        made.push((PLACES.to_owned(), places(rows, &batch.positions)?));
+    }
     let mixing = Tensor::f32(&[modules, 1, rank, rank], vec![0.0; modules * rank * rank])?;
     made.push((MIXING.to_owned(), mixing));
     Ok(made)

@@ -196,10 +196,10 @@ impl Fused {
         };
         let mut model = self.model();
         let fused = Path::find(model.graph.as_ref().unwrap(), "loss", &self.by())?;
-        let names = lowering::tensors(model.graph.as_ref().unwrap(), &fused);
+        let names = lowering::tensors(model.graph.as_ref().unwrap(), &fused, None);
         if !names.is_empty() {
             let measured = shapes(&model, &names);
-            lowering::lower(model.graph.as_mut().unwrap(), &fused, &measured)?;
+            lowering::lower(model.graph.as_mut().unwrap(), &fused, &measured, None)?;
         }
         let graph = model.graph.as_ref().unwrap();
         let kept = graph.node.iter().any(|n| n.name() == "fused");

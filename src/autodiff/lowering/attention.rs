@@ -34,6 +34,8 @@ pub(super) struct Attention {
     pub(super) causal: bool,
     /// How many keys a token sees, itself included.
     pub(super) window: Option<i64>,
+    /// Which keys may be seen at all: truth values, `[batch, 1, 1, keys]`. Every token sees one.
+    pub(super) seen: Option<String>,
     /// More restrictions.
     pub(super) mask: Option<Mask>,
 }
@@ -61,6 +63,9 @@ impl Attention {
             scores = e.emit("Mul", &[&bounded, &cap]);
         }
         let mut allowed = self.order(e, q, k);
+        if let Some(seen) = &self.seen {
+            allowed = Some(both(e, allowed, seen.clone()));
+        }
         let mut gaps = false;
         match &self.mask {
             Some(Mask::Added(mask, kind)) => {
@@ -99,12 +104,18 @@ impl Attention {
         self.heads != self.shared
     }
 
-    /// Which key places a query place may see by its order, `[length, length]`.
+    /// Which key places a query place may see by its order, `[length, keys]`. Queries are the last
+    /// of the keys.
     fn order(&self, e: &mut Emitter<'_>, q: &str, k: &str) -> Option<String> {
         if !self.causal && self.window.is_none() {
             return None;
         }
-        let (from, to) = (e.places(q, 2), e.places(k, 2));
+        let (mut from, to) = (e.places(q, 2), e.places(k, 2));
+        if e.past.is_some() {
+            let (keys, queries) = (e.size(k, 2), e.size(q, 2));
+            let before = e.emit("Sub", &[&keys, &queries]);
+            from = e.emit("Add", &[&from, &before]);
+        }
         let from = e.unsqueeze(&from, 1);
         let to = e.unsqueeze(&to, 0);
         let earlier = self.causal.then(|| e.emit("LessOrEqual", &[&to, &from]));

@@ -17,24 +17,38 @@ use crate::model::{
 /// Every tensor, node and initializer a lowering makes starts with this.
 const PREFIX: &str = "tla_lower/";
 
+/// The inputs that tell an attention with a past about its tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Past<'a> {
+    /// Inputs that hold cached keys and values, `[batch, heads, cached, size]`.
+    pub caches: &'a [&'a str],
+    /// int64 `[batch, length]`: the position of each new token in its text.
+    pub places: &'a str,
+    /// int64 `[batch, cached + length]`: 1 where a token counts.
+    pub mask: &'a str,
+}
+
 /// A graph being rewritten, node by node.
 pub(super) struct Emitter<'a> {
     index: &'a Index<'a>,
     shapes: &'a Shapes,
     pub(super) nodes: Vec<NodeProto>,
     pub(super) initializers: Vec<TensorProto>,
+    /// What is known of cached tokens, where attention goes on from them.
+    pub(super) past: Option<Past<'a>>,
     lists: BTreeMap<Vec<i64>, String>,
     numbers: BTreeMap<(i32, u32), String>,
     made: usize,
 }
 
 impl<'a> Emitter<'a> {
-    pub(super) fn new(index: &'a Index<'a>, shapes: &'a Shapes) -> Self {
+    pub(super) fn new(index: &'a Index<'a>, shapes: &'a Shapes, past: Option<Past<'a>>) -> Self {
         Self {
             index,
             shapes,
             nodes: Vec::new(),
             initializers: Vec::new(),
+            past,
             lists: BTreeMap::new(),
             numbers: BTreeMap::new(),
             made: 0,

@@ -24,7 +24,7 @@ pub(super) fn grouped_query(e: &mut Emitter<'_>, node: &NodeProto) -> Result<(),
     let uncovered =
         [(11, "head_sink"), (12, "k_scale"), (14, "q_norm_weight"), (15, "k_norm_weight")];
     e.without(node, &uncovered)?;
-    e.only_outputs(node, &[0])?;
+    e.only_outputs(node, &[0, 1, 2])?;
     let (count, shared) = (positive(node, "num_heads")?, positive(node, "kv_num_heads")?);
     let query = required(node, 0)?;
     let width = e.width(node, query)?;
@@ -47,15 +47,23 @@ pub(super) fn grouped_query(e: &mut Emitter<'_>, node: &NodeProto) -> Result<(),
         }
         let interleaved = flag("rotary_interleaved") != 0;
         let rotation = Rotation { interleaved, size, turned };
-        let places = e.places(&q, 2);
+        let own = e.past.map(|past| past.places);
+        let places = own.map_or_else(|| e.places(&q, 2), str::to_owned);
         let stored = e.measured(tables[0])?.kind;
         let [cos, sin] = tables.map(|table| {
             let rows = e.emit("Gather", &[table, &places]);
-            e.cast(&rows, stored, kind)
+            let angles = e.cast(&rows, stored, kind);
+            if own.is_some() { e.unsqueeze(&angles, 1) } else { angles }
         });
         q = rotation.emit(e, &q, &cos, &sin);
         k = rotation.emit(e, &k, &cos, &sin);
     }
+    let window = int_attribute(node, "local_window_size").filter(|w| *w >= 0);
+    if e.past.is_some() && window.is_some() {
+        return Err(form(node, "local_window_size is set and tokens behind a prompt are masked"));
+    }
+    let seen = e.past.map(|past| unmasked(e, past.mask));
+    let [k, v] = continued(e, node, [k, v], 3);
     let mask = input(node, 10).map(|bias| added(e, bias)).transpose()?;
     let attention = Attention {
         heads: count,
@@ -66,7 +74,8 @@ pub(super) fn grouped_query(e: &mut Emitter<'_>, node: &NodeProto) -> Result<(),
         scale: scale(node, size),
         softcap: float_attribute(node, "softcap").unwrap_or(0.0),
         causal: int_attribute(node, "causal") != Some(0),
-        window: int_attribute(node, "local_window_size").filter(|w| *w >= 0),
+        window,
+        seen,
         mask,
     };
     finish(e, node, &attention, [&q, &k, &v], true);
@@ -76,7 +85,7 @@ pub(super) fn grouped_query(e: &mut Emitter<'_>, node: &NodeProto) -> Result<(),
 /// ONNX Runtime's MultiHeadAttention on separate queries, keys and values.
 pub(super) fn multi_head(e: &mut Emitter<'_>, node: &NodeProto) -> Result<(), AutodiffError> {
     e.without(node, &[(3, "bias"), (4, "key_padding_mask"), (9, "cache_indirection")])?;
-    e.only_outputs(node, &[0])?;
+    e.only_outputs(node, &[0, 1, 2])?;
     let count = positive(node, "num_heads")?;
     let parts = [required(node, 0)?, required(node, 1)?, required(node, 2)?];
     if parts.iter().any(|part| e.measured(part).map(|m| m.rank()) != Ok(3)) {
@@ -86,6 +95,7 @@ pub(super) fn multi_head(e: &mut Emitter<'_>, node: &NodeProto) -> Result<(), Au
     let (size, value_size) = (share(node, width, count)?, share(node, value_width, count)?);
     let sizes = [size, size, value_size];
     let [q, k, v] = std::array::from_fn(|i| heads(e, parts[i], count, sizes[i]));
+    let [k, v] = continued(e, node, [k, v], 6);
     let mask = input(node, 5).map(|bias| added(e, bias)).transpose()?;
     let attention = Attention {
         heads: count,
@@ -97,6 +107,7 @@ pub(super) fn multi_head(e: &mut Emitter<'_>, node: &NodeProto) -> Result<(), Au
         softcap: 0.0,
         causal: int_attribute(node, "unidirectional") == Some(1),
         window: None,
+        seen: None,
         mask,
     };
     finish(e, node, &attention, [&q, &k, &v], true);
@@ -106,7 +117,7 @@ pub(super) fn multi_head(e: &mut Emitter<'_>, node: &NodeProto) -> Result<(), Au
 /// Attention of the standard operator set, on three or four dimensions.
 pub(super) fn standard(e: &mut Emitter<'_>, node: &NodeProto) -> Result<(), AutodiffError> {
     e.without(node, &[(6, "nonpad_kv_seqlen")])?;
-    e.only_outputs(node, &[0])?;
+    e.only_outputs(node, &[0, 1, 2])?;
     let parts = [required(node, 0)?, required(node, 1)?, required(node, 2)?];
     let measured = e.measured(parts[0])?;
     let flat = measured.rank() == 3;
@@ -131,6 +142,7 @@ pub(super) fn standard(e: &mut Emitter<'_>, node: &NodeProto) -> Result<(), Auto
         true => heads(e, parts[i], counts[i], sizes[i]),
         false => parts[i].to_owned(),
     });
+    let [k, v] = continued(e, node, [k, v], 4);
     let mask = match input(node, 3) {
         Some(mask) if e.measured(mask)?.kind == DataType::Bool => {
             Some(Mask::Allowed(mask.to_owned()))
@@ -148,10 +160,31 @@ pub(super) fn standard(e: &mut Emitter<'_>, node: &NodeProto) -> Result<(), Auto
         softcap: float_attribute(node, "softcap").unwrap_or(0.0),
         causal: int_attribute(node, "is_causal") == Some(1),
         window: None,
+        seen: None,
         mask,
     };
     finish(e, node, &attention, [&q, &k, &v], flat);
     Ok(())
+}
+
+/// Keys and values behind those cached in the inputs from `slot` on, which are what the node's
+/// outputs 1 and 2 hold.
+fn continued(e: &mut Emitter<'_>, node: &NodeProto, new: [String; 2], slot: usize) -> [String; 2] {
+    let mut added = 0;
+    new.map(|new| {
+        let cached = input(node, slot + added).filter(|_| e.past.is_some());
+        added += 1;
+        let all = cached.map_or_else(|| new.clone(), |cached| e.concat(&[cached, &new], 2));
+        e.output(node, added, &all);
+        all
+    })
+}
+
+/// Which keys are not masked, to be broadcast over heads and queries.
+fn unmasked(e: &mut Emitter<'_>, mask: &str) -> String {
+    let allowed = e.cast(mask, DataType::Int64, DataType::Bool);
+    let heads = e.unsqueeze(&allowed, 1);
+    e.unsqueeze(&heads, 1)
 }
 
 fn finish(

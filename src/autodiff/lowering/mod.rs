@@ -4,8 +4,8 @@
 //! rewritten; everything else, and every rollout graph, keeps the runtime's fused kernels. The
 //! rules then differentiate what a lowering emits, so a lowering states the forward pass alone.
 //!
-//! A gradient graph has no past: key-value caches are fed empty and read by nothing, and rows are
-//! padded on the right, so that a token at place s is at position s.
+//! Without a [`Past`], key-value caches are fed empty and read by nothing, and rows are padded on the
+//! right, so that a token at place s is at position s.
 
 mod activations;
 mod attention;
@@ -19,6 +19,8 @@ use std::collections::HashSet;
 
 use super::{AutodiffError, Path, index::Index, shapes::Shapes};
 use crate::model::proto::{GraphProto, NodeProto};
+pub use emitter::Past;
+
 use emitter::Emitter;
 
 /// Emits what computes the outputs of a node from its inputs.
@@ -57,13 +59,28 @@ fn find(node: &NodeProto) -> Option<Lowering> {
     table.iter().find(|(op, _)| *op == node.op_type()).map(|(_, lowering)| *lowering)
 }
 
-/// The tensors whose shapes [`lower`] asks for, each once, in graph order; none where the path
-/// holds no fused operator.
-pub fn tensors(graph: &GraphProto, path: &Path) -> Vec<String> {
+/// The fused operators to rewrite: those on the path, and with a past those that read it, whose
+/// kernels may not take several rows of several tokens behind one.
+fn fused(graph: &GraphProto, path: &Path, past: Option<Past<'_>>) -> HashSet<usize> {
+    let caches = past.map_or(&[][..], |p| p.caches);
+    let reads = |node: &NodeProto| node.input.iter().any(|i| caches.contains(&i.as_str()));
+    let on_path: HashSet<usize> = path.nodes.iter().copied().collect();
+    let nodes = graph.node.iter().enumerate();
+    nodes
+        .filter(|(at, node)| find(node).is_some() && (on_path.contains(at) || reads(node)))
+        .map(|(at, _)| at)
+        .collect()
+}
+
+/// The tensors whose shapes [`lower`] asks for, each once, in graph order; none where there is no
+/// fused operator to rewrite.
+pub fn tensors(graph: &GraphProto, path: &Path, past: Option<Past<'_>>) -> Vec<String> {
     let index = Index::new(graph);
     let mut seen = HashSet::new();
-    let fused = path.nodes.iter().map(|p| index.node(*p)).filter(|n| find(n).is_some());
-    fused
+    let chosen = fused(graph, path, past);
+    let nodes = graph.node.iter().enumerate().filter(|(at, _)| chosen.contains(at));
+    nodes
+        .map(|(_, node)| node)
         .flat_map(|node| &node.input)
         .filter(|name| !name.is_empty() && index.constant(name).is_none())
         .filter(|name| seen.insert(name.as_str()))
@@ -71,17 +88,23 @@ pub fn tensors(graph: &GraphProto, path: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Rewrites the fused operators of `path`, which is to be found again afterwards. `shapes` holds
-/// the tensors of [`tensors`].
+/// Rewrites the fused operators of `path`, which is to be found again afterwards, and with a past
+/// those that read it, so that they take any number of tokens behind it, some of them masked.
+/// `shapes` holds the tensors of [`tensors`].
 ///
 /// # Errors
 /// If a fused operator is used in a form its lowering does not cover.
-pub fn lower(graph: &mut GraphProto, path: &Path, shapes: &Shapes) -> Result<(), AutodiffError> {
+pub fn lower(
+    graph: &mut GraphProto,
+    path: &Path,
+    shapes: &Shapes,
+    past: Option<Past<'_>>,
+) -> Result<(), AutodiffError> {
+    let chosen = fused(graph, path, past);
     let index = Index::new(graph);
-    let mut emitter = Emitter::new(&index, shapes);
-    let on_path: HashSet<usize> = path.nodes.iter().copied().collect();
+    let mut emitter = Emitter::new(&index, shapes, past);
     for (position, node) in graph.node.iter().enumerate() {
-        match find(node).filter(|_| on_path.contains(&position)) {
+        match find(node).filter(|_| chosen.contains(&position)) {
             Some(lowering) => lowering(&mut emitter, node)?,
             None => emitter.nodes.push(node.clone()),
         }
