@@ -107,6 +107,7 @@ fn grouped(text: &str) -> String {
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.round().max(0.0) as u64;
     match whole {
+        0 if seconds < 1e-3 => "< 1 ms".to_owned(),
         0..=9 => format!("{} s", figure(seconds)),
         10..=119 => format!("{whole} s"),
         120..=7199 => format!("{} min {:02} s", whole / 60, whole % 60),
@@ -159,6 +160,7 @@ mod tests {
         for (x, text) in cases {
             assert_eq!(figure(x), text);
         }
+        assert_eq!(duration(3.9e-4), "< 1 ms");
         assert_eq!(duration(0.351), "0.351 s");
         assert_eq!(duration(75.2), "75 s");
         assert_eq!(duration(605.0), "10 min 05 s");
