@@ -123,6 +123,8 @@ fn the_report_agrees_with_the_answers() {
     assert_eq!(report["correct"], count("correct"));
     assert_eq!(report["base"]["correct"], count("base_correct"));
     assert_eq!(report["flexible"]["correct"], count("flexible"));
+    // The right answer is told as the reward reads it, not with its worked solution.
+    assert!(answers.iter().all(|a| a["answer"].as_str().unwrap().parse::<i64>().is_ok()));
     let gained = |a: &&Value| a["correct"] == true && a["base_correct"] == false;
     let lost = |a: &&Value| a["correct"] == false && a["base_correct"] == true;
     let [gained, lost] =

@@ -108,7 +108,7 @@ impl Eval {
         let provider = self.device.provider()?;
         let sampling = self.sampling()?;
         let model = OnnxModel::load(&self.model)?;
-        let Task { mut problems, reward, wording } = self.reward.task()?;
+        let Task { mut problems, keys, reward, wording } = self.reward.task()?;
         problems.truncate(self.limit.unwrap_or(usize::MAX));
         let mut inputs = files::of_model(model.files(), model.folder());
         inputs.push(self.reward.data.clone());
@@ -161,14 +161,14 @@ impl Eval {
         if let Some(path) = &self.answers {
             let of: Vec<(&Path, &[Answered])> =
                 adapters.iter().map(|(path, o)| (path.as_path(), &o.answers[..])).collect();
-            files::write(path, lines(&problems, &base.answers, &of).as_bytes())?;
+            files::write(path, lines(&problems, &keys, &base.answers, &of).as_bytes())?;
         }
         let mut comparison = Comparison::new(report(&base, None)?);
         for (path, outcome) in &adapters {
             let report = report(outcome, Some(&base.answers))?;
             comparison.push(path, report);
             let answers = (&base.answers[..], &outcome.answers[..]);
-            comparison.show(path, &problems, answers, self.show);
+            comparison.show(path, (&problems, &keys), answers, self.show);
         }
         out.report(&comparison)?;
         Ok(Verdict::Yes)

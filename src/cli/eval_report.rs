@@ -59,7 +59,7 @@ impl Comparison {
     pub fn show(
         &mut self,
         adapter: &Path,
-        problems: &[Problem],
+        (problems, keys): (&[Problem], &[String]),
         (base, now): (&[Answered], &[Answered]),
         most: usize,
     ) {
@@ -79,7 +79,7 @@ impl Comparison {
                 adapter: adapter.display().to_string(),
                 line: problems[at].line,
                 question: shortened(&problems[at].question),
-                answer: shortened(&problems[at].answer),
+                answer: shortened(&keys[at]),
                 base: shortened(&base[at].text),
                 base_correct: base[at].correct,
                 text: shortened(&now[at].text),
@@ -127,6 +127,7 @@ impl fmt::Display for Comparison {
         for example in &self.examples {
             let told = |correct| if correct { "right" } else { "wrong" };
             writeln!(f, "\nline {}, {}: {}", example.line, example.adapter, example.question)?;
+            writeln!(f, "right answer: {}", example.answer)?;
             writeln!(f, "base ({}): {}", told(example.base_correct), example.base)?;
             writeln!(f, "adapter ({}): {}", told(example.correct), example.text)?;
         }
@@ -146,6 +147,10 @@ fn tell(f: &mut fmt::Formatter<'_>, who: &str, report: &EvalReport) -> fmt::Resu
 fn tell_more(f: &mut fmt::Formatter<'_>, who: &str, report: &EvalReport) -> fmt::Result {
     if let Some(cut) = report.cut.filter(|cut| *cut > 0) {
         writeln!(f, "{who}{cut} answers were cut at the longest length and count as wrong")?;
+    }
+    // A reward of 0 and 1 says no more than the accuracy.
+    if let Some(mean) = report.reward_mean.filter(|mean| (mean - report.accuracy).abs() > 1e-9) {
+        writeln!(f, "{who}mean reward {mean:.3}")?;
     }
     if let Some(share) = &report.flexible {
         let accuracy = 100.0 * share.accuracy;
@@ -176,16 +181,20 @@ fn compare(
 
 /// Every answer, a JSON object a line: the base's, or with one adapter that adapter's with the base's
 /// as `base_text` and `base_correct`, or with several those of each under `adapters`.
-pub fn lines(problems: &[Problem], base: &[Answered], adapters: &[(&Path, &[Answered])]) -> String {
+pub fn lines(
+    problems: &[Problem],
+    keys: &[String],
+    base: &[Answered],
+    adapters: &[(&Path, &[Answered])],
+) -> String {
     let mut text = String::new();
-    for (at, problem) in problems.iter().enumerate() {
+    for (at, (problem, key)) in problems.iter().zip(keys).enumerate() {
         let mut line = json!({
             "line": problem.line,
             "question": problem.question,
-            "answer": problem.answer,
+            "answer": key,
         });
-        let keys = line.as_object_mut();
-        let Some(keys) = keys else { continue };
+        let Some(keys) = line.as_object_mut() else { continue };
         match adapters {
             [] => keys.extend(answer(&base[at])),
             [(_, only)] => {

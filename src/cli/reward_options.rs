@@ -57,6 +57,8 @@ that fails, is late or is no finite number stops the command; it never counts as
 pub struct Task {
     /// The problems, each with a reference the reward can use.
     pub problems: Vec<Problem>,
+    /// The right answer of each.
+    pub keys: Vec<String>,
     /// What judges.
     pub reward: Box<dyn Reward>,
     /// How they are asked.
@@ -74,8 +76,8 @@ impl RewardArgs {
         let problems = read_problems(&self.data, &self.fields())?;
         let reward =
             choose(&self.reward, limit).map_err(|error| CliError::Usage(error.to_string()))?;
-        check(&*reward, &problems, &self.data).map_err(TrainError::from)?;
-        Ok(Task { problems, reward, wording })
+        let keys = check(&*reward, &problems, &self.data).map_err(TrainError::from)?;
+        Ok(Task { problems, keys, reward, wording })
     }
 
     /// The fields of the dataset that were named.

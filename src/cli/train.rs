@@ -99,7 +99,7 @@ impl Train {
         let targets = find_targets_by(&model, &self.names.naming())?;
         let task = self.reward.task()?;
         let asked = of_task(&self.reward, &task);
-        let Task { problems, reward, wording } = task;
+        let Task { problems, reward, wording, .. } = task;
         let mut inputs = files::of_model(model.files(), model.folder());
         inputs.push(self.reward.data.clone());
         files::check_output(&self.out, &inputs)?;

@@ -171,15 +171,20 @@ pub fn score_group<S: AsRef<str>>(
     score_all(reward, &attempts)
 }
 
-/// Checks that the reference of every problem of the dataset at `path` can be compared with.
+/// The right answer of every problem of the dataset at `path`, as [`Reward::key`] reads it.
 ///
 /// # Errors
 /// With the first line whose reference cannot.
-pub fn check(reward: &dyn Reward, problems: &[Problem], path: &Path) -> Result<(), RewardError> {
-    problems.iter().try_for_each(|each| match reward.key(each) {
-        Ok(_) => Ok(()),
-        Err(problem) => Err(RewardError::Reference { place: place(path, each.line), problem }),
-    })
+pub fn check(
+    reward: &dyn Reward,
+    problems: &[Problem],
+    path: &Path,
+) -> Result<Vec<String>, RewardError> {
+    let key = |each: &Problem| {
+        let refused = |problem| RewardError::Reference { place: place(path, each.line), problem };
+        reward.key(each).map_err(refused)
+    };
+    problems.iter().map(key).collect()
 }
 
 #[cfg(test)]
