@@ -22,8 +22,9 @@ use tla::{
     },
 };
 
-/// The graphs of an export: rollouts and gradients with all modules adapted.
-fn graphs(name: &str) -> [ModelProto; 2] {
+/// The graphs of an export with all modules adapted: rollouts, and gradients of rows that hold
+/// their prompt and, where the model allows it, of rows that share one.
+fn graphs(name: &str) -> Vec<(&'static str, ModelProto)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     let model = OnnxModel::load(&root.join(name)).expect("a model");
     let targets = find_targets(&model).expect("targets");
@@ -32,9 +33,15 @@ fn graphs(name: &str) -> [ModelProto; 2] {
     let frozen = freeze(&model, &targets, &modules, 2, 2, &mut |_| {}).expect("bases");
     let grafted = graft(&model, &targets, &frozen, Split::Paper).expect("a graft");
     let options = SessionOptions::cpu(2);
-    let layout = Layout::of(&grafted).expect("a layout");
-    let gradients = gradient_model(&grafted, &model.path, &modules, 2, layout, options);
-    [for_rollouts(grafted).expect("a cut"), gradients.expect("gradients")]
+    let gradients = |layout| {
+        gradient_model(&grafted, &model.path, &modules, 2, layout, options).expect("gradients")
+    };
+    let mut graphs = vec![("gradients", gradients(Layout::Whole))];
+    if Layout::of(&grafted).expect("a layout") == Layout::Shared {
+        graphs.push(("gradients behind shared prompts", gradients(Layout::Shared)));
+    }
+    graphs.push(("rollouts", for_rollouts(grafted).expect("a cut")));
+    graphs
 }
 
 /// Whether the CPU may run such a node beside CUDA: one that computes shapes, indices or a scalar
@@ -66,8 +73,8 @@ const EXPORTS: [&str; 9] = [
 fn every_operator_of_every_export_has_a_cuda_kernel() {
     let kernels = Kernels::listed();
     for name in EXPORTS {
-        for (graph, what) in graphs(name).iter().zip(["rollouts", "gradients"]) {
-            let missing = computing(&kernels, graph, DataType::Float16);
+        for (what, graph) in graphs(name) {
+            let missing = computing(&kernels, &graph, DataType::Float16);
             assert!(missing.is_empty(), "{name}, {what}: {missing:#?}");
         }
     }
@@ -79,8 +86,8 @@ fn every_operator_of_every_export_has_a_cuda_kernel() {
 fn every_operator_of_exports_in_bfloat16_has_a_cuda_kernel() {
     let kernels = Kernels::listed();
     for name in ["exports/optimum-fp16/qwen2-tied", "exports/genai-fp16-cuda/qwen2-tied"] {
-        for (graph, what) in graphs(name).iter().zip(["rollouts", "gradients"]) {
-            let missing = computing(&kernels, graph, DataType::Bfloat16);
+        for (what, graph) in graphs(name) {
+            let missing = computing(&kernels, &graph, DataType::Bfloat16);
             assert!(missing.is_empty(), "{name}, {what}: {missing:#?}");
         }
     }
@@ -91,12 +98,12 @@ fn every_operator_of_exports_in_bfloat16_has_a_cuda_kernel() {
 fn exports_for_the_cpu_lack_one_kernel_for_rollouts_and_none_for_gradients() {
     let kernels = Kernels::listed();
     for name in ["exports/genai-fp32-cpu/qwen2-tied", "exports/genai-int4-cpu/qwen2-tied"] {
-        let [rollouts, gradients] = graphs(name);
-        let missing = computing(&kernels, &rollouts, DataType::Float16);
-        let words: Vec<&str> = missing.iter().filter_map(|m| m.split(' ').next()).collect();
-        assert_eq!(words, ["GroupQueryAttention"], "{name}: {missing:#?}");
-        let missing = computing(&kernels, &gradients, DataType::Float16);
-        assert!(missing.is_empty(), "{name}: {missing:#?}");
+        for (what, graph) in graphs(name) {
+            let missing = computing(&kernels, &graph, DataType::Float16);
+            let words: Vec<&str> = missing.iter().filter_map(|m| m.split(' ').next()).collect();
+            let expected = if what == "gradients" { &[][..] } else { &["GroupQueryAttention"] };
+            assert_eq!(words, expected, "{name}, {what}: {missing:#?}");
+        }
     }
 }
 

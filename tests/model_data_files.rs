@@ -32,6 +32,11 @@ struct Place {
 
 impl Place {
     fn new(places: Places) -> Self {
+        Self::with_constant(places, None)
+    }
+
+    /// With a node whose value lies at an offset of this file.
+    fn with_constant(places: Places, constant: Option<(&str, usize)>) -> Self {
         let root = TempDir::new().unwrap();
         fs::create_dir_all(root.path().join("in/sub")).unwrap();
         let mut graph = GraphProto {
@@ -57,6 +62,21 @@ impl Place {
             let file = root.path().join("in").join(location);
             let bytes: Vec<u8> = (0..200).flat_map(|i| (i as f32 / 64.0).to_le_bytes()).collect();
             fs::write(file, bytes).unwrap();
+        }
+        if let Some((location, offset)) = constant {
+            let mut value = node::tensor_f32("a value", &[2], &[]);
+            value.raw_data = None;
+            value.data_location = Some(tensor_proto::DataLocation::External as i32);
+            value.external_data =
+                vec![entry("location", location.into()), entry("offset", offset.to_string())];
+            let mut made = node::node("Constant", "constant", &[], &["c"]);
+            made.attribute.push(AttributeProto {
+                name: Some("value".into()),
+                r#type: Some(attribute_proto::AttributeType::Tensor as i32),
+                t: Some(value),
+                ..AttributeProto::default()
+            });
+            graph.node.push(made);
         }
         let proto = ModelProto {
             ir_version: Some(9),
@@ -272,4 +292,47 @@ fn a_link_to_a_data_file_is_written_as_a_file_of_its_own() {
     place.merge(Role::Q, "out/model.onnx").unwrap();
     let written = place.root.path().join("out/model.onnx.data");
     assert!(fs::symlink_metadata(&written).unwrap().is_file());
+}
+
+fn constant_of(proto: &ModelProto) -> &TensorProto {
+    let nodes = &proto.graph.as_ref().unwrap().node;
+    let constant = nodes.iter().find(|n| n.op_type() == "Constant").unwrap();
+    constant.attribute[0].t.as_ref().unwrap()
+}
+
+#[test]
+fn a_constant_in_a_data_file_of_weights_is_read_and_goes_where_the_file_goes() {
+    let place = Place::with_constant(USUAL, Some(("model.onnx.data", 20)));
+    let values = |model: &OnnxModel| {
+        let whole = model.whole().unwrap();
+        let weights = &whole.graph.as_ref().unwrap().initializer;
+        assert!(weights.iter().all(|t| t.raw_data.is_some() && t.external_data.is_empty()));
+        node::floats(constant_of(&whole)).unwrap()
+    };
+    assert_eq!(values(&place.model), [5.0 / 64.0, 6.0 / 64.0]);
+    place.mkdir("out");
+    let merged = place.merge(Role::Q, "out/model.onnx").unwrap();
+    assert_eq!(values(&merged), [5.0 / 64.0, 6.0 / 64.0]);
+    // Beside the old model the data file takes another name, which the constant would not follow.
+    let refused = place.refused(Role::Q, "in/new.onnx");
+    assert!(matches!(refused, ModelError::ExternalConstant { .. }), "{refused}");
+}
+
+#[test]
+fn a_constant_in_a_file_of_its_own_or_past_its_end_is_refused() {
+    let place = Place::with_constant(USUAL, Some(("model.onnx.data", 20)));
+    let load = |location: &str, offset: usize| {
+        let mut proto = place.model.proto.clone();
+        let nodes = &mut proto.graph.as_mut().unwrap().node;
+        let value = nodes.last_mut().unwrap().attribute[0].t.as_mut().unwrap();
+        value.external_data[0].value = Some(location.into());
+        value.external_data[1].value = Some(offset.to_string());
+        OnnxModel::from_proto(proto, place.model.path.clone())
+    };
+    place.write("in/alone.bin", &[0; 64]);
+    assert!(load("sub/more.bin", 792).is_ok());
+    let own = load("alone.bin", 0).unwrap_err();
+    assert!(matches!(own, ModelError::ExternalConstant { .. }), "{own}");
+    let past = load("sub/more.bin", 796).unwrap_err();
+    assert!(matches!(past, ModelError::ExternalOutOfRange { .. }), "{past}");
 }

@@ -238,6 +238,20 @@ fn refused_with_runtime(place: &Place, args: &str, word: &str) {
 }
 
 #[test]
+fn cuda_is_refused_where_there_is_none_and_the_cpu_does_not_stand_in() {
+    let place = place();
+    for args in [
+        "train --model model --data data.jsonl --out out.tla",
+        "eval --model model --data data.jsonl",
+    ] {
+        let cuda = format!("{args} --provider cuda --device 1");
+        refused_with_runtime(&place, &cuda, "is a build of ONNX Runtime without CUDA. Install");
+        let unused = format!("{args} --device 1");
+        refused_with_runtime(&place, &unused, "--device is of no use to --provider cpu");
+    }
+}
+
+#[test]
 fn an_old_journal_is_not_overwritten() {
     let place = place();
     fs::create_dir(place.path("out.tla.run")).unwrap();

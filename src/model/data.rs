@@ -85,6 +85,10 @@ impl DataFiles {
         let mut moved = BTreeMap::new();
         if stays {
             files.retain(|_, file| !file.ranges.is_empty());
+            if let Some(constant) = base.constant_beside().filter(|_| !files.is_empty()) {
+                let name = constant.name().into();
+                return Err(ModelError::ExternalConstant { name });
+            }
             for (location, file) in &mut files {
                 file.location = renamed(location, &base.path, out);
                 moved.insert(location.clone(), file.location.clone());

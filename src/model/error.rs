@@ -128,10 +128,11 @@ pub enum ModelError {
         /// The tensor.
         name: String,
     },
-    /// External data outside the initializers of the main graph.
+    /// External data outside the main graph, or of a node but in a file of its own, or in a file
+    /// that would be renamed.
     #[error(
         "the tensor {name:?}, a constant of a node, subgraph or function, lies in another file, which \
-         is not followed. Export the model with its constants inline"
+         is not followed here. Export the model with its constants inline, or write to another folder"
     )]
     ExternalConstant {
         /// The tensor's name.

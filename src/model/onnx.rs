@@ -103,8 +103,11 @@ impl OnnxModel {
         }
         let model = Self { proto, path, layout: None };
         check_names(model.graph())?;
-        if let Some(tensor) = constants::of(&model.proto).find(|t| external::is_external(t)) {
-            return Err(ModelError::ExternalConstant { name: tensor.name().into() });
+        for tensor in constants::of(&model.proto).filter(|t| external::is_external(t)) {
+            if !model.is_followed(tensor) {
+                return Err(ModelError::ExternalConstant { name: tensor.name().into() });
+            }
+            external::locate(&model.path, tensor)?;
         }
         for tensor in &model.graph().initializer {
             match external::is_external(tensor) {
@@ -113,6 +116,22 @@ impl OnnxModel {
             }
         }
         Ok(model)
+    }
+
+    /// Whether this external constant is a node's of the main graph and lies in a data file that
+    /// initializers lie in, as exporters of large models leave them: it goes where that file goes.
+    fn is_followed(&self, constant: &TensorProto) -> bool {
+        let graph = self.graph();
+        let beside = |t: &&TensorProto| {
+            external::is_beside(t) && external::location(t) == external::location(constant)
+        };
+        graph.initializer.iter().any(|t| beside(&t))
+            && node_tensors(graph).any(|t| std::ptr::eq(t, constant))
+    }
+
+    /// The first constant of a node that lies in a data file.
+    pub(super) fn constant_beside(&self) -> Option<&TensorProto> {
+        node_tensors(self.graph()).find(|t| external::is_beside(t))
     }
 
     /// The graph.
@@ -136,7 +155,10 @@ impl OnnxModel {
     /// The model with every weight in memory, wherever it lies.
     pub fn whole(&self) -> Result<ModelProto, ModelError> {
         let mut proto = self.inlined()?;
-        for tensor in proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
+        let Some(graph) = proto.graph.as_mut() else { return Ok(proto) };
+        let attributes = graph.node.iter_mut().flat_map(|node| &mut node.attribute);
+        let constants = attributes.filter_map(|attribute| attribute.t.as_mut());
+        for tensor in graph.initializer.iter_mut().chain(constants) {
             if external::is_beside(tensor) {
                 tensor.raw_data = Some(self.tensor_bytes(tensor)?);
                 (tensor.data_location, tensor.external_data) = (None, Vec::new());
@@ -255,6 +277,12 @@ impl OnnxModel {
             false => Err(bad_shape(tensor)),
         }
     }
+}
+
+/// The tensors that the nodes of the main graph hold.
+fn node_tensors(graph: &GraphProto) -> impl Iterator<Item = &TensorProto> {
+    let attributes = graph.node.iter().flat_map(|node| &node.attribute);
+    attributes.filter_map(|attribute| attribute.t.as_ref())
 }
 
 fn bad_shape(tensor: &TensorProto) -> ModelError {

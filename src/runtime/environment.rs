@@ -1,7 +1,7 @@
 //! The ONNX Runtime library of this process.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Mutex, OnceLock, PoisonError},
 };
 
@@ -33,11 +33,6 @@ pub fn ready(provider: Provider) -> Result<(), RuntimeError> {
     }
 }
 
-/// Where the loaded library lies; `None` before one is loaded.
-pub fn library() -> Option<&'static Path> {
-    LOADED.get().map(|loaded| loaded.library.as_path())
-}
-
 static LOADED: OnceLock<Loaded> = OnceLock::new();
 
 /// The process-wide ONNX Runtime, found and loaded at first use.
@@ -62,7 +57,7 @@ pub(super) fn loaded(provider: Provider) -> Result<&'static Loaded, RuntimeError
 
 #[cfg(feature = "load")]
 fn open(provider: Provider) -> Result<Loaded, RuntimeError> {
-    let open = |path: &Path| {
+    let open = |path: &std::path::Path| {
         let builder = ort::init_from(path).map_err(|e| e.to_string())?;
         let environment = builder.with_telemetry(false).build().map_err(|e| e.to_string())?;
         Ok(Loaded { environment, library: path.to_owned() })

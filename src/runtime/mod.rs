@@ -31,7 +31,7 @@ mod transposed;
 mod weights;
 
 pub use causal::{Cache, CausalGraph, Interface, LOGITS, MASK, Rows};
-pub use environment::{library, ready};
+pub use environment::ready;
 pub use error::RuntimeError;
 #[cfg(feature = "load")]
 pub use locate::{Candidate, candidates};
