@@ -186,6 +186,9 @@ impl Prefill {
     }
 }
 
+/// A row, and each token its answers went on with beside the answers that did.
+type Parting = (usize, Vec<(u32, Vec<usize>)>);
+
 /// Answers that hold the same tokens so far.
 struct Row {
     prompt: usize,
@@ -271,11 +274,7 @@ impl Live {
 
     /// Makes of each row one for every token its answers went on with. Finished rows stay while
     /// nothing has to be copied for others.
-    fn part(
-        &mut self,
-        graph: &mut CausalGraph,
-        next: Vec<(usize, Vec<(u32, Vec<usize>)>)>,
-    ) -> Result<(), PolicyError> {
+    fn part(&mut self, graph: &mut CausalGraph, next: Vec<Parting>) -> Result<(), PolicyError> {
         let live: usize = next.iter().map(|(_, parts)| parts.len()).sum();
         if live == 0 {
             self.rows.clear();
