@@ -68,9 +68,9 @@ impl Case {
     fn step(&mut self, answers: &[Completion]) -> GradientStep {
         let prompts = prompts();
         let sample = |(k, completion)| Sample {
-            prompt: &prompts[k / 2],
+            prompt: prompts[k / 2].as_slice(),
             completion,
-            advantage: 1.0 - k as f32 / 2.0,
+            advantage: 1.0 - k as f64 / 2.0,
             weight: 0.1,
         };
         let samples: Vec<Sample<'_>> = answers.iter().enumerate().map(sample).collect();

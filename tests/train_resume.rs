@@ -170,6 +170,8 @@ fn the_second_signal_ends_a_long_step_at_once() {
     until(&run, &mut child, |found| {
         found.lines.iter().any(|line| matches!(line, Line::Placement(_)))
     });
+    // The signal shall come within the step, not before it.
+    thread::sleep(Duration::from_secs(2));
     signal(&child, "TERM");
     thread::sleep(Duration::from_millis(300));
     assert_eq!(child.try_wait().unwrap(), None, "the first signal does not end the step");
@@ -218,7 +220,7 @@ fn what_changed_since_a_run_began_is_named_and_more_steps_are_welcome() {
         assert!(said(&output).contains(word), "{}", said(&output));
     };
     refused(&["--clip", "0.3"], "--clip was 0.2 when the run in");
-    refused(&["--groups", "13"], "--groups was 1 when");
+    refused(&["--width", "12"], "--width was 13 when");
     refused(&["--objective", "sft"], "--objective was grpo when");
     let problems = fs::read_to_string(&data).unwrap();
     fs::write(&data, problems.lines().skip(1).collect::<Vec<_>>().join("\n")).unwrap();

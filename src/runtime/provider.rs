@@ -77,6 +77,7 @@ impl Provider {
     }
 }
 
+#[expect(clippy::result_large_err, reason = "ort's error hands the builder back")]
 fn registered(builder: SessionBuilder, cuda: Cuda) -> BuilderResult {
     let mut provider = ep::CUDA::default()
         .with_device_id(i32::from(cuda.device))

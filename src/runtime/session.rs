@@ -170,6 +170,7 @@ fn has_blocks(model: &ModelProto) -> bool {
 }
 
 /// Packing makes a second copy of every matrix, so it is for those that are useless without.
+#[expect(clippy::result_large_err, reason = "ort's error hands the builder back")]
 fn configured(
     builder: SessionBuilder,
     path: &Path,

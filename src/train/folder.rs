@@ -257,14 +257,16 @@ mod tests {
     fn a_run_is_not_begun_over_another_nor_gone_on_with_while_it_runs() {
         let home = tempfile::tempdir().unwrap();
         let run = RunFolder::begin(home.path(), settings("0.2")).unwrap();
+        for beside in [RunFolder::begin, RunFolder::resume] {
+            let beside = beside(home.path(), settings("0.2"));
+            assert!(
+                matches!(beside, Err(FolderError::Journal(JournalError::InUse { .. }))),
+                "{beside:?}"
+            );
+        }
+        drop(run);
         let again = RunFolder::begin(home.path(), settings("0.2"));
         assert!(matches!(again, Err(FolderError::Taken { .. })));
-        let beside = RunFolder::resume(home.path(), settings("0.2"));
-        assert!(
-            matches!(beside, Err(FolderError::Journal(JournalError::InUse { .. }))),
-            "{beside:?}"
-        );
-        drop(run);
         fs::remove_file(home.path().join(STATE)).unwrap();
         fs::write(home.path().join(FILE_NAME), "{}\n").unwrap();
         let orphan = RunFolder::resume(home.path(), settings("0.2"));

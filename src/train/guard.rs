@@ -236,8 +236,8 @@ mod tests {
         let fallen = verdicts.iter().position(Option::is_some).unwrap();
         let best = verdicts[fallen].as_ref().unwrap();
         assert!(best.step <= 8 && best.adam.v() == [best.step as f32], "{best:?}");
-        // 0.5·(1 − 0.8ⁿ) has fallen by a quarter with the fourth zero.
-        assert_eq!(fallen, 11);
+        // 0.5·0.8ⁿ·(1 − 0.8⁸)/(1 − 0.8⁸⁺ⁿ) has fallen by a quarter with the third zero.
+        assert_eq!(fallen, 10);
         assert_eq!(guard.factor(), 0.5);
     }
 
