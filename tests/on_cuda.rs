@@ -67,8 +67,8 @@ impl Case {
 
     fn step(&mut self, answers: &[Completion]) -> GradientStep {
         let prompts = prompts();
-        let sample = |(k, completion)| Sample {
-            prompt: prompts[k / 2].as_slice(),
+        let sample = |(k, completion): (usize, _)| Sample {
+            prompt: &prompts[k / 2],
             completion,
             advantage: 1.0 - k as f64 / 2.0,
             weight: 0.1,
