@@ -4,13 +4,14 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := target/demo
 MICRO := tests/no-std/Cargo.toml
-FUZZ := decode encode onnx checkpoint digest recipe dataset answers template
+FUZZ := decode encode onnx wire checkpoint digest recipe dataset answers template
 SECONDS ?= 60
 SANITIZER ?= none
 CARGO_FUZZ ?= cargo +nightly fuzz
 
 .PHONY: build setup demo figures micro test test-native lint vectors fuzz fuzz-corpus mutants bench \
-	peers peers-trl peers-grpo peers-half peers-rollouts peers-full contrast clients quantised real proto-check cuda-kernels
+	merge-cost graft-cost peers peers-trl peers-grpo peers-half peers-rollouts peers-full contrast clients \
+	quantised real proto-check cuda-kernels
 
 build:
 	cargo build --release
@@ -87,6 +88,26 @@ mutants:
 
 bench: setup
 	cargo bench
+
+# A merge beside cp, on models of 2 GB made in target/merge-cost, 6 GB while it runs.
+merge-cost:
+	cargo build --release --no-default-features --features std --example merge_cost
+	target/release/examples/merge_cost target/merge-cost 24 9 2
+
+# What a graft of all modules adds to a token: on the fixture, and on 8 layers of the width of a 0.5B
+# model, which takes torch and optimum-onnx to make.
+graft-cost: build setup
+	$(PYTHON) -m venv target/graft-cost-venv
+	target/graft-cost-venv/bin/python -m pip install --quiet --disable-pip-version-check -r fixtures/make/requirements.txt
+	target/graft-cost-venv/bin/python benches/qwen_shaped.py --layers 8 --out target/graft-cost/large
+	mkdir -p target/graft-cost/fixture && cp fixtures/wordmath/* target/graft-cost/fixture/
+	for model in fixture large; do \
+		target/release/tla pack benches/graft_cost.json --model target/graft-cost/$$model -o target/graft-cost/$$model.tla && \
+		target/release/tla graft target/graft-cost/$$model/model.onnx target/graft-cost/$$model.tla \
+			-o target/graft-cost/$$model/grafted.onnx && \
+		$(VENV)/bin/python benches/graft_cost.py target/graft-cost/$$model/model.onnx \
+			target/graft-cost/$$model/grafted.onnx --tokens 500 || exit 1; \
+	done
 
 # Beside torch and openssl in one run. Downloads torch.
 peers:

@@ -4,7 +4,7 @@
 
 mod properties;
 
-use properties::{Outcome, adapter, checkpoint, container, digest};
+use properties::{Outcome, adapter, checkpoint, container, digest, wire};
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Runs a property on the corpus of its target; how many inputs lead to each outcome.
@@ -62,6 +62,12 @@ fn encoding_writes_what_reads_back_or_refuses_what_is_wrong() {
 fn a_model_that_loads_can_be_read_written_and_merged() {
     let outcomes = replay("onnx", container::onnx);
     assert_reached(&outcomes, &["targets"]);
+}
+
+#[test]
+fn a_model_whose_bulk_stays_in_its_file_is_the_message_that_the_decoder_reads() {
+    let outcomes = replay("wire", wire::wire);
+    assert_reached(&outcomes, &["left in the file", "read whole", "NotOnnx", "WrongLength"]);
 }
 
 #[test]

@@ -145,7 +145,7 @@ fn dense(model: &OnnxModel, targets: &Targets, header: &Header, v: &[f32]) -> Mo
     let mut proto = model.proto.clone();
     let graph = proto.graph.as_mut().unwrap();
     let mut by_node = std::collections::BTreeMap::<usize, Vec<&Target>>::new();
-    for target in &targets.targets {
+    for target in targets.targets.iter().filter(|t| header.selects(t.module)) {
         by_node.entry(target.node.as_ref().unwrap().index).or_default().push(target);
     }
     for (index, parts) in by_node {
@@ -175,7 +175,8 @@ fn blocks_of_four_bits_do_what_the_values_they_stand_for_do() {
     for name in ["genai-int4-cpu/qwen2-tied", "transformers.js/model_q4.onnx"] {
         let folder = TempDir::new().unwrap();
         let (copy, targets) = copied(name, &folder);
-        assert!(targets.targets.iter().all(|t| matches!(
+        let linear = |t: &&Target| adapter().selects(t.module);
+        assert!(targets.targets.iter().filter(linear).all(|t| matches!(
             t.quantisation,
             Some(Quantisation::Blocks { bits: 4, block: 32, .. })
         )));

@@ -1,12 +1,14 @@
 //! Finding the modules of a graph.
 
 use super::{
-    ModelError, Naming, OnnxModel, Skipped, Target, Targets,
+    ModelError, Naming, OnnxModel, Skipped, Target, Targets, branches,
     dtypes::ElementType,
+    integers,
     naming::{self, Claim},
-    operators::{is_microsoft, is_other_linear, is_standard},
+    node::{float_attribute, int_attribute},
+    operators::{is_linear, is_microsoft, is_other_linear, is_standard},
     packed::{Part, parts},
-    proto::{GraphProto, NodeProto},
+    proto::NodeProto,
     reader::{Reader, Source, StoredWeight},
     targets::NodeSite,
 };
@@ -40,7 +42,6 @@ pub fn find_targets_by(model: &OnnxModel, naming: &Naming) -> Result<Targets, Mo
     }
 
     for (node_index, node) in graph.node.iter().enumerate() {
-        skipped.extend(node_subgraphs(node, naming));
         if let Some(layer) = naming::layer_of_node(node) {
             layers = layers.max(usize::from(layer) + 1);
         }
@@ -58,7 +59,9 @@ pub fn find_targets_by(model: &OnnxModel, naming: &Naming) -> Result<Targets, Mo
             false => None,
         };
         for module in claim.into_iter().flat_map(Claim::modules) {
-            layers = layers.max(usize::from(module.layer) + 1);
+            if module != ModuleId::LM_HEAD {
+                layers = layers.max(usize::from(module.layer) + 1);
+            }
             if let Some(first) = claims.insert(module, node.name()) {
                 return Err(ModelError::ClaimedTwice {
                     module,
@@ -67,11 +70,28 @@ pub fn find_targets_by(model: &OnnxModel, naming: &Naming) -> Result<Targets, Mo
                 });
             }
         }
-        match examine(&reader, node_index, node, claim, weight) {
+        match examine(&reader, &graph.node, node_index, node, claim, weight) {
             Ok(targets) => found.extend(targets.into_iter().map(|t| (t.module, t))),
             Err(reason) => skipped.push(Skipped { name: display_name(node, node_index), reason }),
         }
     }
+    let (inside, left) = branches::modules(graph, &reader, naming);
+    for target in inside {
+        let module = target.module;
+        match found.contains_key(&module) {
+            true => skipped.push(Skipped {
+                name: target.initializer,
+                reason: format!(
+                    "a branch has {module} too; only that of the main graph is adapted"
+                ),
+            }),
+            false => drop(found.insert(module, target)),
+        }
+        if module != ModuleId::LM_HEAD {
+            layers = layers.max(usize::from(module.layer) + 1);
+        }
+    }
+    skipped.extend(left);
     if found.is_empty() {
         let path = model.path.clone();
         let first = skipped.first().map(|s| format!("{}: {}", s.name, s.reason));
@@ -81,38 +101,17 @@ pub fn find_targets_by(model: &OnnxModel, naming: &Naming) -> Result<Targets, Mo
     Ok(Targets::complete(found, skipped, layers, naming.covered()))
 }
 
-fn display_name(node: &NodeProto, index: usize) -> String {
+pub(super) fn display_name(node: &NodeProto, index: usize) -> String {
     match node.name() {
         "" => format!("{} (node {index}, unnamed)", node.op_type()),
         name => name.into(),
     }
 }
 
-fn is_linear(node: &NodeProto) -> bool {
-    is_standard(node, "MatMul") || is_microsoft(node, "MatMulNBits")
-}
-
-/// Modules inside the subgraphs of a node, which are not reached.
-fn node_subgraphs<'a>(
-    node: &'a NodeProto,
-    naming: &'a Naming,
-) -> impl Iterator<Item = Skipped> + 'a {
-    let graphs = node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs));
-    let inside = graphs.flat_map(|g: &GraphProto| &g.node);
-    let modules =
-        inside.filter(move |inner| is_linear(inner) && naming.of_node(inner, None).is_some());
-    modules.enumerate().map(|(index, inner)| Skipped {
-        name: display_name(inner, index),
-        reason: format!(
-            "inside a subgraph of {}; export the model without branches",
-            display_name(node, 0)
-        ),
-    })
-}
-
 /// The modules of one node, none if it is not linear, or why they cannot be adapted.
 fn examine<'a>(
     reader: &Reader<'a>,
+    nodes: &'a [NodeProto],
     node_index: usize,
     node: &'a NodeProto,
     claim: Option<Claim>,
@@ -142,15 +141,22 @@ fn examine<'a>(
         Source::Computed { op } => {
             return Err(format!("its weight comes out of {op}, not from an initializer"));
         }
-        Source::Activation => {
+        Source::Activation if is_microsoft(node, "MatMulNBits") => {
             return Err("its weight is not stored as blocks of four or eight bits without \
                         permutation; export it again"
                 .into());
         }
+        Source::Activation => {
+            return Err(
+                "its integers are not those of dynamic quantisation with a stored weight of \
+                        eight bits; quantise it again"
+                    .into(),
+            );
+        }
     };
     let Some(claim) = claim else { return Err(unnamed(reader, node, &stored)) };
     if weight_slot != 1 {
-        return Err("its weight is the left operand".into());
+        return Err("its weight is not the right operand".into());
     }
     let element = ElementType::of(stored.tensor);
     if element.size().is_none() && stored.quantisation.is_none() {
@@ -171,9 +177,25 @@ fn examine<'a>(
     if first == 0 || second == 0 {
         return Err("its weight is empty".into());
     }
-    // The right operand of MatMul is [in, out], that of MatMulNBits [out, in]; every Transpose on
-    // the way turns it.
-    let stored_transposed = !stored.transposed;
+    // The right operand of MatMul is [in, out], that of MatMulNBits and of Gemm with transB [out, in];
+    // every Transpose on the way turns it.
+    let flat = is_standard(node, "Gemm");
+    let reads_canonical = flat && flag(node, "transB");
+    if flat && (flag(node, "transA") || float_attribute(node, "alpha").is_some_and(|a| a != 1.0)) {
+        return Err("a Gemm that turns or scales what it multiplies; export the layer as a plain \
+                    Linear"
+            .into());
+    }
+    let stored_transposed = stored.transposed == reads_canonical;
+    let mut ends = (node.input[0].clone(), node_index);
+    if is_standard(node, "MatMulInteger") {
+        let found = integers::ends(reader, node).and_then(|ends| {
+            Some((ends.input.to_owned(), nodes.iter().position(|n| std::ptr::eq(n, ends.product))?))
+        });
+        ends =
+            found.ok_or("its product does not become floats in the way of dynamic quantisation")?;
+    }
+    let (input, product) = ends;
     let (rows, cols) = if stored_transposed { (second, first) } else { (first, second) };
     let parts = parts(reader, node, claim, rows)?;
     let packed = parts.len() > 1;
@@ -188,16 +210,28 @@ fn examine<'a>(
         part: packed.then_some(Part { first, of: rows }),
         quantisation: stored.quantisation.clone(),
         shared: !stored.alone,
-        node: Some(NodeSite { name: node.name().into(), index: node_index, weight_slot }),
+        node: Some(NodeSite {
+            name: node.name().into(),
+            index: node_index,
+            weight_slot,
+            reads_canonical: reads_canonical || is_microsoft(node, "MatMulNBits"),
+            input: input.clone(),
+            product,
+            flat,
+        }),
     };
     Ok(parts.into_iter().map(target).collect())
+}
+
+fn flag(node: &NodeProto, name: &str) -> bool {
+    int_attribute(node, name).is_some_and(|value| value != 0)
 }
 
 fn unnamed(reader: &Reader<'_>, node: &NodeProto, stored: &StoredWeight<'_>) -> String {
     if node.name().contains("lm_head") || node.output.iter().any(|output| output == "logits") {
         let tied = reader.is_embedding(stored.tensor.name());
         let tie = if tied { "; its matrix is the embedding's" } else { "" };
-        return format!("the head is not among the seven linear roles{tie}");
+        return format!("a head that is not named lm_head{tie}");
     }
     "neither its name nor its scope says which module it is; name it with --module NAME=ROLE".into()
 }

@@ -6,6 +6,7 @@
 //! model beside its place: what did not change as it was stored, and weights that change when
 //! their turn comes.
 
+mod branches;
 mod constants;
 mod container;
 mod data;
@@ -15,6 +16,7 @@ mod error;
 mod external;
 mod fields;
 mod find;
+mod integers;
 mod layout;
 mod naming;
 pub mod node;

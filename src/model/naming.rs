@@ -149,10 +149,7 @@ impl Naming {
     /// What a tensor of a checkpoint claims to be, by its name with or without `.weight`.
     pub(crate) fn of_tensor(&self, name: &str) -> Option<Claim> {
         let path = name.strip_suffix(".weight");
-        self.by_rule([name].into_iter().chain(path)).or_else(|| match path? {
-            "lm_head" => Some(Claim { layer: ModuleId::HEAD_LAYER, roles: &[Role::LmHead] }),
-            path => claim(path),
-        })
+        self.by_rule([name].into_iter().chain(path)).or_else(|| claim(path?))
     }
 
     /// The first rule that leads from none of the names to a module, as it was given.
@@ -191,11 +188,14 @@ fn path_of(node: &NodeProto) -> Option<String> {
     Some(path.replace('/', ".").replacen(".attn.", ".self_attn.", 1))
 }
 
-/// What is at `model.layers.<N>.{self_attn,mlp}.<x>_proj`.
+/// What is at `model.layers.<N>.{self_attn,mlp}.<x>_proj`, or the head at `lm_head`.
 ///
 /// The path is matched whole, so that the layers of a vision tower or a draft model beside the
 /// language model are not taken for its own.
 fn claim(path: &str) -> Option<Claim> {
+    if path == "lm_head" {
+        return Some(Claim { layer: ModuleId::HEAD_LAYER, roles: &[Role::LmHead] });
+    }
     let (layer, rest) = layer_of(path)?;
     let (block, projection) = rest.split_once('.')?;
     let (_, roles) = PROJECTIONS.iter().find(|(name, _)| *name == projection)?;

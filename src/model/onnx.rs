@@ -223,7 +223,10 @@ impl OnnxModel {
     }
 
     /// A reader of what [`tensor_bytes`](Self::tensor_bytes) gives, and how many bytes it has.
-    pub fn tensor_reader(&self, tensor: &TensorProto) -> Result<(u64, Box<dyn Read>), ModelError> {
+    pub fn tensor_reader(
+        &self,
+        tensor: &TensorProto,
+    ) -> Result<(u64, Box<dyn Read + Send>), ModelError> {
         if external::is_own(tensor) {
             self.check_same()?;
         }

@@ -12,16 +12,19 @@ pub(crate) fn is_microsoft(node: &NodeProto, op: &str) -> bool {
     node.op_type() == op && node.domain() == "com.microsoft"
 }
 
+/// Whether `node` is an operator whose stored matrix can be adapted.
+pub(crate) fn is_linear(node: &NodeProto) -> bool {
+    ["MatMul", "Gemm", "MatMulInteger"].iter().any(|op| is_standard(node, op))
+        || ["MatMulNBits", "DynamicQuantizeMatMul"].iter().any(|op| is_microsoft(node, op))
+}
+
 /// Operators that multiply by a stored matrix but are none of those that can be adapted.
 pub(crate) fn is_other_linear(node: &NodeProto) -> bool {
-    const OTHERS: [&str; 9] = [
-        "DynamicQuantizeMatMul",
+    const OTHERS: [&str; 6] = [
         "FusedGemm",
         "FusedMatMul",
-        "Gemm",
         "MatMulBnb4",
         "MatMulFpQ4",
-        "MatMulInteger",
         "MatMulIntegerToFloat",
         "QLinearMatMul",
     ];

@@ -2,7 +2,8 @@
 
 use super::{
     dtypes::{self, ElementType},
-    node::{int_attribute, integers, ints_attribute, tensor_attribute},
+    integers,
+    node::{self, int_attribute, ints_attribute, tensor_attribute},
     operators::{is_microsoft, is_standard},
     proto::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType},
     quantised::{Quantisation, bits_of},
@@ -68,6 +69,11 @@ impl<'a> Reader<'a> {
         self.readers.get(value).map(Vec::as_slice).unwrap_or_default()
     }
 
+    /// The node of the main graph that makes a value.
+    pub fn producer(&self, value: &str) -> Option<&'a NodeProto> {
+        self.producers.get(value).copied()
+    }
+
     /// Whether a Gather looks up rows of this initializer.
     pub fn is_embedding(&self, initializer: &str) -> bool {
         self.embeddings.contains(initializer)
@@ -84,7 +90,7 @@ impl<'a> Reader<'a> {
             let node = self.producers.get(name).filter(|node| is_standard(node, "Constant"))?;
             tensor_attribute(node, "value")
         };
-        integers(self.tensor(name).or_else(constant)?)
+        node::integers(self.tensor(name).or_else(constant)?)
     }
 
     /// Where the weight of a linear node comes from, and in which of its inputs it is.
@@ -92,15 +98,24 @@ impl<'a> Reader<'a> {
         if is_microsoft(node, "MatMulNBits") {
             return Some((1, self.blocks(node).map_or(Source::Activation, Source::Stored)));
         }
+        if is_standard(node, "MatMulInteger") || is_microsoft(node, "DynamicQuantizeMatMul") {
+            let stored = integers::weight(self, node);
+            return Some((1, stored.map_or(Source::Activation, Source::Stored)));
+        }
         let sources = node.input.iter().map(|name| self.source(name));
         sources.enumerate().find(|(_, source)| !matches!(source, Source::Activation))
     }
 
-    fn alone(&self, name: &str) -> bool {
+    /// How often a value is read, in branches too.
+    pub fn uses(&self, name: &str) -> usize {
+        self.uses.get(name).copied().unwrap_or(0)
+    }
+
+    pub fn alone(&self, name: &str) -> bool {
         self.uses.get(name).is_none_or(|&n| n == 1)
     }
 
-    fn source(&self, operand: &'a str) -> Source<'a> {
+    pub fn source(&self, operand: &'a str) -> Source<'a> {
         let (mut name, mut transposed, mut alone) = (operand, false, true);
         let mut widened = None;
         let mut visited = BTreeSet::new();
@@ -225,12 +240,12 @@ impl StoredWeight<'_> {
 }
 
 /// Whether a two-dimensional Transpose swaps its sizes.
-fn swaps(node: &NodeProto) -> bool {
+pub(super) fn swaps(node: &NodeProto) -> bool {
     ints_attribute(node, "perm").is_none_or(|perm| perm == [1, 0])
 }
 
 /// How often each name is read: by nodes, by nodes of nested graphs, and as an output.
-fn count_uses<'a>(graph: &'a GraphProto, uses: &mut HashMap<&'a str, usize>) {
+pub(super) fn count_uses<'a>(graph: &'a GraphProto, uses: &mut HashMap<&'a str, usize>) {
     for output in &graph.output {
         *uses.entry(output.name()).or_default() += 1;
     }

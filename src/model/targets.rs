@@ -29,11 +29,12 @@ pub struct Target {
     /// Whether anything but this node reads the initializer. A writer must then give the node
     /// its own copy.
     pub shared: bool,
-    /// The node; `None` in a checkpoint, which has no graph.
+    /// The node; `None` in a checkpoint, which has no graph, and of a matrix that nodes inside branches
+    /// read: it can be merged into, but nothing can be put beside it.
     pub node: Option<NodeSite>,
 }
 
-/// The node that multiplies by a module's weight: `MatMul` or `MatMulNBits`.
+/// The node that multiplies by a module's weight: `MatMul`, `Gemm`, `MatMulNBits` or one of integers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSite {
     /// Its name.
@@ -42,6 +43,14 @@ pub struct NodeSite {
     pub index: usize,
     /// Which of its inputs leads to the weight.
     pub weight_slot: usize,
+    /// Whether it reads the weight as `[out, in]`.
+    pub reads_canonical: bool,
+    /// What is multiplied, in floats: an input of the node, or what its input was quantised from.
+    pub input: String,
+    /// The place of the node that makes the product in floats: its own, unless it multiplies integers.
+    pub product: usize,
+    /// Whether activations have two dimensions, as those of `Gemm`.
+    pub flat: bool,
 }
 
 /// A matrix that is not adapted, or a layer without one, and why.

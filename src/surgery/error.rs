@@ -67,8 +67,8 @@ pub enum SurgeryError {
     },
     /// Integers, or their scales, that several matrices have in common.
     #[error(
-        "{module} shares {name:?} with another matrix, and integers are not copied. Graft the \
-         adapter beside the weights instead"
+        "{module} shares {name:?} with another matrix, so no grid can be fitted to it alone. Merge \
+         on the grid it has, or graft the adapter beside the weights instead"
     )]
     SharedIntegers {
         /// The module.

@@ -8,7 +8,8 @@ use serde_json::json;
 
 use super::{
     Edit, GraftError, Patch, SurgeryError, VALUES,
-    lowrank::{LowRank, extend_all, first_site},
+    fans::fans,
+    lowrank::{LowRank, first_site},
     rebuild::{basis_of, selected, selection},
     refuse_grafted,
     values::mixing_of_all,
@@ -64,7 +65,6 @@ pub fn graft(
     let mut patch = Patch::default();
     patch.edits.push(Edit::AddInput(input(header)));
     patch.edits.push(Edit::AddInitializer(tensor_f32(VALUES, &[1, v.len() as i64], v)));
-    let mixing = mixing_of_all(&selection)?;
     let (mut paths, mut factors) = (Vec::new(), Vec::new());
     for (index, target) in selected(targets, header).enumerate() {
         let basis = basis_of(model, target, rank, threads)?;
@@ -72,10 +72,15 @@ pub fn graft(
         paths.push(LowRank::new(target, &basis, header.split)?);
     }
     let first = first_site(&paths)?;
+    let fans = fans(&paths)?;
+    let most = fans.iter().map(|fan| fan.modules().len()).max().unwrap_or(0);
+    let mixing = mixing_of_all(&selection, &fans, most * rank)?;
     patch.edits.extend(mixing.initializers.into_iter().map(Edit::AddInitializer));
     let nodes = mixing.nodes;
     patch.edits.extend(first.map(|node_index| Edit::InsertAfter { node_index, nodes }));
-    extend_all(model.graph(), &mut patch, &paths, rank)?;
+    for fan in &fans {
+        fan.extend(model.graph(), &mut patch, rank, most * rank)?;
+    }
     let mut proto = model.proto.clone();
     patch.apply(proto.graph.get_or_insert_default())?;
     let modules = factors.iter().map(|f| f.module).collect();

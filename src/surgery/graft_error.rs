@@ -11,6 +11,15 @@ pub enum GraftError {
         /// The module.
         module: ModuleId,
     },
+    /// A module that only branches of the graph multiply by.
+    #[error(
+        "{module} lies inside a branch of the graph, where nothing can be put beside it. Merge the \
+         adapter into the weights, or export the model without branches"
+    )]
+    InBranch {
+        /// The module.
+        module: ModuleId,
+    },
     /// A factor of another shape than the weight.
     #[error(
         "a factor of {module} is {found:?}, its weight asks for {expected:?}. Rebuild the adapter from this base"

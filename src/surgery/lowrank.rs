@@ -2,7 +2,8 @@
 //!
 //! `M = α·Rᵀ` of every module is one graph input, so one graph serves training, placement (the
 //! gradient by R of every module at once) and evaluation, whatever the geometry of v. A model that
-//! ships takes v itself ([`super::graft`]), and runs the same path.
+//! ships takes v itself ([`super::graft`]), and shares the first two products among modules that
+//! read the same value ([`super::fans`]).
 
 use ndarray::{Array2, ArrayView2, s};
 use std::collections::BTreeMap;
@@ -56,40 +57,38 @@ pub fn lowrank_patch(
     patch.edits.push(Edit::AddInput(tensor_value(MIXING, DataType::Float, &dims)));
     patch.edits.push(Edit::AddInitializer(tensor_i64("tla/first", &[1], &[0])));
     patch.edits.push(Edit::InsertAfter { node_index: first, nodes: split(paths) });
-    extend_all(graph, &mut patch, paths, rank)?;
+    for site in sites(paths)? {
+        site.extend(graph, &mut patch, rank)?;
+    }
     Ok(patch)
 }
 
 /// The first of the nodes the paths run beside, behind which [`mixing_of`] each must be made; none
 /// without paths.
 pub(super) fn first_site(paths: &[LowRank<'_>]) -> Result<Option<usize>, GraftError> {
-    let sites = paths.iter().map(|p| Ok(site(p.target)?.index));
+    let sites = paths.iter().map(|p| Ok(site(p.target)?.product));
     Ok(sites.collect::<Result<Vec<_>, _>>()?.into_iter().min())
 }
 
-/// Plans the path beside each of `paths`, which reads [`mixing_of`] its module.
-pub(super) fn extend_all(
-    graph: &GraphProto,
-    patch: &mut Patch,
-    paths: &[LowRank<'_>],
-    rank: usize,
-) -> Result<(), GraftError> {
+/// The nodes that the paths run beside, in the order of the paths.
+pub(super) fn sites<'a, 'b>(paths: &'b [LowRank<'a>]) -> Result<Vec<Site<'a, 'b>>, GraftError> {
     let mut sites = Vec::<Site<'_, '_>>::new();
     let mut places = BTreeMap::new();
     for path in paths {
-        let index = site(path.target)?.index;
+        let at = site(path.target)?;
+        let index = at.product;
         let place = *places.entry(index).or_insert(sites.len());
         match sites.get_mut(place) {
             Some(site) => site.paths.push(path),
-            None => sites.push(Site { index, paths: vec![path] }),
+            None => sites.push(Site { at, target: path.target, paths: vec![path] }),
         }
     }
-    sites.iter().try_for_each(|site| site.extend(graph, patch, rank))
+    Ok(sites)
 }
 
 /// The node of a target in the graph it was found in.
 fn site(target: &Target) -> Result<&NodeSite, GraftError> {
-    target.node.as_ref().ok_or(GraftError::NotTheGraph { module: target.module })
+    target.node.as_ref().ok_or(GraftError::InBranch { module: target.module })
 }
 
 /// One slice of the input for each module.
@@ -133,33 +132,20 @@ impl<'a> LowRank<'a> {
 }
 
 /// The paths beside one node, as many as modules are packed into its weight and carry an update.
-struct Site<'a, 'b> {
-    index: usize,
-    paths: Vec<&'b LowRank<'a>>,
+pub(super) struct Site<'a, 'b> {
+    pub at: &'a NodeSite,
+    /// The first of the modules.
+    pub target: &'a Target,
+    pub paths: Vec<&'b LowRank<'a>>,
 }
 
 impl Site<'_, '_> {
-    /// The base product gets another name; the sum takes the one everybody reads.
-    ///
     /// The path runs in 32 bits whatever the weights are multiplied in: its products are few, and
     /// lengths along V go beyond what 16 bits hold. Modules that share the node share the last
     /// product too, each with columns of its own.
     fn extend(&self, graph: &GraphProto, patch: &mut Patch, rank: usize) -> Result<(), GraftError> {
-        let Some(first) = self.paths.first() else { return Ok(()) };
-        let Target { module, computed_in, .. } = *first.target;
-        let slot = site(first.target)?.weight_slot;
-        let product = graph.node.get(self.index);
-        let ends = product.and_then(|n| Some((n.input.get(1 - slot.min(1))?, n.output.first()?)));
-        let (input, output) = ends.ok_or(GraftError::NotTheGraph { module })?;
-        let name = |part: &str| format!("tla/{module}/{part}");
         let mut nodes = Vec::new();
-        let wide = match computed_in {
-            ElementType::F32 => input.clone(),
-            _ => {
-                nodes.push(cast(&name("wide"), input, ElementType::F32));
-                name("wide")
-            }
-        };
+        let wide = self.wide(&mut nodes);
         let mut mixed = Vec::with_capacity(self.paths.len());
         for path in &self.paths {
             let module = path.target.module;
@@ -168,51 +154,123 @@ impl Site<'_, '_> {
             let v = tensor(module, &right, path.right.view(), [path.target.cols, rank])?;
             patch.edits.push(Edit::AddInitializer(v));
             nodes.push(node("MatMul", &narrow, &[&wide, &right], &[&narrow]));
-            nodes.push(node("MatMul", &own, &[&narrow, &mixing_of(module)], &[&own]));
+            let mixing = mixing_of(module);
+            let narrow = match self.at.flat {
+                true => by_row(patch, &mut nodes, &narrow, &mixing, rank),
+                false => narrow,
+            };
+            nodes.push(node("MatMul", &own, &[&narrow, &mixing], &[&own]));
             mixed.push(own);
         }
         let joined = match &mixed[..] {
             [one] => one.clone(),
             several => {
                 let several: Vec<&str> = several.iter().map(String::as_str).collect();
-                let joined = node("Concat", &name("joined"), &several, &[&name("joined")]);
+                let name = self.name("joined");
+                let joined = node("Concat", &name, &several, &[&name]);
                 nodes.push(with_attribute(joined, "axis", Attribute::Int(-1)));
-                name("joined")
+                name
             }
         };
-        patch.edits.push(Edit::AddInitializer(self.left(&name("left"), rank)?));
-        let (base, update) = (name("base"), name("update"));
-        nodes.push(node("MatMul", &update, &[&joined, &name("left")], &[&update]));
-        let update = match computed_in {
+        self.add(graph, patch, nodes, &joined, [self.paths.len() * rank, 0])
+    }
+
+    /// A name of the first module's.
+    pub fn name(&self, part: &str) -> String {
+        format!("tla/{}/{part}", self.target.module)
+    }
+
+    /// The name of what is multiplied in 32 bits; one of `nodes` makes it, if it is not.
+    pub fn wide(&self, nodes: &mut Vec<NodeProto>) -> String {
+        match self.target.computed_in {
+            ElementType::F32 => self.at.input.clone(),
+            _ => {
+                let name = self.name("wide");
+                nodes.push(cast(&name, &self.at.input, ElementType::F32));
+                name
+            }
+        }
+    }
+
+    /// Adds the product of the columns `mixed` with Lᵀ to what the node makes, behind `nodes`. The
+    /// base product gets another name; the sum takes the one everybody reads. Of the `height` columns
+    /// those from `offset` on are the site's.
+    pub fn add(
+        &self,
+        graph: &GraphProto,
+        patch: &mut Patch,
+        mut nodes: Vec<NodeProto>,
+        mixed: &str,
+        [height, offset]: [usize; 2],
+    ) -> Result<(), GraftError> {
+        let (module, node_index) = (self.target.module, self.at.product);
+        let output = graph.node.get(node_index).and_then(|product| product.output.first());
+        let output = output.ok_or(GraftError::NotTheGraph { module })?;
+        let (base, left, update) = (self.name("base"), self.name("left"), self.name("update"));
+        patch.edits.push(Edit::AddInitializer(self.left(&left, [height, offset])?));
+        nodes.push(node("MatMul", &update, &[mixed, &left], &[&update]));
+        let update = match self.target.computed_in {
             ElementType::F32 => update,
             other => {
-                nodes.push(cast(&name("rounded"), &update, other));
-                name("rounded")
+                let name = self.name("rounded");
+                nodes.push(cast(&name, &update, other));
+                name
             }
         };
-        nodes.push(node("Add", &name("sum"), &[&base, &update], &[output]));
-        let (node_index, from) = (self.index, output.clone());
+        let update = match self.at.flat {
+            true => {
+                let (shape, flat) = (self.name("base_shape"), self.name("flat"));
+                nodes.push(node("Shape", &shape, &[&base], &[&shape]));
+                nodes.push(node("Reshape", &flat, &[&update, &shape], &[&flat]));
+                flat
+            }
+            false => update,
+        };
+        nodes.push(node("Add", &self.name("sum"), &[&base, &update], &[output]));
+        let from = output.to_owned();
         patch.edits.push(Edit::RenameOutput { node_index, slot: 0, from, to: base });
         patch.edits.push(Edit::InsertAfter { node_index, nodes });
         Ok(())
     }
 
-    /// Lᵀ of every path below each other, each in the columns of its module: `[paths · r, out]`.
-    fn left(&self, name: &str, rank: usize) -> Result<TensorProto, GraftError> {
-        let Some(&first) = self.paths.first() else { return Ok(TensorProto::default()) };
-        let mut whole = Array2::zeros((self.paths.len() * rank, first.target.stored_rows()));
-        for (index, path) in self.paths.iter().enumerate() {
+    /// Lᵀ of every path below each other from row `offset` on, each in the columns of its module:
+    /// `[height, out]`.
+    fn left(&self, name: &str, [height, offset]: [usize; 2]) -> Result<TensorProto, GraftError> {
+        let mut whole = Array2::zeros((height, self.target.stored_rows()));
+        let mut row = offset;
+        for path in &self.paths {
             let Target { module, rows, part, .. } = *path.target;
             let from = part.map_or(0, |part| part.first);
-            let (found, expected) = (path.left.shape().to_vec(), [rows, rank]);
-            if found != expected || from + rows > whole.ncols() {
+            let (found, expected) = (path.left.shape().to_vec(), [rows, path.right.ncols()]);
+            let last = row + expected[1];
+            if found != expected || from + rows > whole.ncols() || last > height {
                 return Err(GraftError::FactorShape { module, found, expected });
             }
-            let own = s![index * rank..(index + 1) * rank, from..from + rows];
-            whole.slice_mut(own).assign(&path.left.t());
+            whole.slice_mut(s![row..last, from..from + rows]).assign(&path.left.t());
+            row = last;
         }
-        tensor(first.target.module, name, whole.view(), [whole.nrows(), whole.ncols()])
+        tensor(self.target.module, name, whole.view(), [whole.nrows(), whole.ncols()])
     }
+}
+
+/// Activations of two dimensions, cut into as many matrices of so many columns as `mixing` has rows.
+pub(super) fn by_row(
+    patch: &mut Patch,
+    nodes: &mut Vec<NodeProto>,
+    narrow: &str,
+    mixing: &str,
+    columns: usize,
+) -> String {
+    let [sizes, first, rows, rest, shape, cut] =
+        ["sizes", "first", "rows", "rest", "shape", "cut"].map(|part| format!("{narrow}_{part}"));
+    patch.edits.push(Edit::AddInitializer(tensor_i64(&first, &[1], &[0])));
+    patch.edits.push(Edit::AddInitializer(tensor_i64(&rest, &[2], &[-1, columns as i64])));
+    nodes.push(node("Shape", &sizes, &[mixing], &[&sizes]));
+    nodes.push(node("Gather", &rows, &[&sizes, &first], &[&rows]));
+    let joined = node("Concat", &shape, &[&rows, &rest], &[&shape]);
+    nodes.push(with_attribute(joined, "axis", Attribute::Int(0)));
+    nodes.push(node("Reshape", &cut, &[narrow, &shape], &[&cut]));
+    cut
 }
 
 fn cast(name: &str, value: &str, to: ElementType) -> NodeProto {
@@ -220,7 +278,7 @@ fn cast(name: &str, value: &str, to: ElementType) -> NodeProto {
     with_attribute(node("Cast", name, &[value], &[name]), "to", to)
 }
 
-fn tensor(
+pub(super) fn tensor(
     module: ModuleId,
     name: &str,
     values: ArrayView2<'_, f32>,

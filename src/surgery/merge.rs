@@ -1,12 +1,13 @@
 //! Writing an adapter into the weights of a graph: W' = round(W + ΔW), once, from a pristine base.
 
 use super::{
-    Addend, Edit, ModuleSurvival, Patch, SurgeryError, Survival,
+    Addend, ModuleSurvival, Patch, SurgeryError, Survival,
     addend::updates,
-    free_name,
-    merging::{Update, from_reader, pool},
+    copies::{copy_for, reads_canonical},
+    merging::{Update, from_reader},
     refuse_grafted,
     whole::{Integers, Part, integers, packed},
+    workers::Workers,
 };
 use crate::{
     format::{Header, ModuleId},
@@ -17,7 +18,6 @@ use crate::{
     projection::Factors,
 };
 use prost::bytes::Bytes;
-use rayon::ThreadPool;
 use std::collections::{BTreeMap, HashMap};
 
 /// A merge whose weights are made when they are written.
@@ -34,7 +34,7 @@ pub struct OnnxMerge<'a> {
     /// Scales and zero points that change, and the weight they belong to.
     beside: HashMap<String, (String, Beside)>,
     latest: Option<(String, Integers)>,
-    pool: ThreadPool,
+    workers: Workers,
     done: BTreeMap<ModuleId, ModuleSurvival>,
 }
 
@@ -43,7 +43,7 @@ pub struct OnnxMerge<'a> {
 struct Weight<'a> {
     /// The modules in it that change; one, unless it is packed.
     parts: Vec<Part<'a>>,
-    /// Whether it is a copy, stored as MatMul's right operand, of a matrix that others read too.
+    /// Whether it is a copy, stored as its node reads it, of a matrix that others read too.
     copied: bool,
 }
 
@@ -64,9 +64,9 @@ impl<'a> OnnxMerge<'a> {
     /// Plans a merge (`spec/projection.md`, merged weights). Whether the adapters belong to this
     /// base is for the caller to check against the base digest.
     ///
-    /// A matrix that other nodes read too is copied for its node first. Integers stay on the grid
-    /// they have. A grafted model is refused, because its default would come on top. `threads`
-    /// changes only the time; 0 means one per core.
+    /// A matrix that other nodes read too is copied for its node first, integers with what leads
+    /// from them to it. They stay on the grid they have. A grafted model is refused, because its
+    /// default would come on top. `threads` changes only the time; 0 means one per core.
     pub fn new(
         base: &'a OnnxModel,
         targets: &'a Targets,
@@ -89,8 +89,6 @@ impl<'a> OnnxMerge<'a> {
             if target.quantisation.is_none() {
                 // Refused now, whatever has been written by then.
                 Update::new(target, &[], true)?;
-            } else if copied {
-                return Err(SurgeryError::SharedIntegers { module: target.module, name });
             }
             let name = if copied { copy_for(base, target, &mut patch)? } else { name };
             weights.insert(name, Weight { parts, copied });
@@ -103,7 +101,7 @@ impl<'a> OnnxMerge<'a> {
             weights,
             beside: HashMap::new(),
             latest: None,
-            pool: pool(threads)?,
+            workers: Workers::new(threads)?,
             done: BTreeMap::new(),
         })
     }
@@ -122,7 +120,10 @@ impl<'a> OnnxMerge<'a> {
             for (of, kind) in beside.into_iter().filter_map(|(of, kind)| Some((of?, kind))) {
                 let readers = self.base.graph().node.iter().flat_map(|node| &node.input);
                 let shared = readers.filter(|input| *input == of).count() > 1;
-                if shared || self.beside.insert(of.to_owned(), (name.clone(), kind)).is_some() {
+                if shared
+                    || weight.copied
+                    || self.beside.insert(of.to_owned(), (name.clone(), kind)).is_some()
+                {
                     let (module, name) = (target.module, of.to_owned());
                     return Err(SurgeryError::SharedIntegers { module, name });
                 }
@@ -135,7 +136,7 @@ impl<'a> OnnxMerge<'a> {
     fn integers(&mut self, name: &str) -> Result<&Integers, SurgeryError> {
         let none = || ModelError::NoInitializer { name: name.into() };
         let weight = self.weights.get(name).ok_or_else(none)?;
-        let tensor = self.base.initializer(name).ok_or_else(none)?;
+        let tensor = self.base.initializer(&weight.target().initializer).ok_or_else(none)?;
         let quantisation = weight.target().quantisation.as_ref().ok_or_else(none)?;
         let made = match self.latest.take().filter(|(known, _)| known == name) {
             Some((_, made)) => made,
@@ -194,14 +195,16 @@ impl Contents for OnnxMerge<'_> {
         if target.quantisation.is_some() {
             return Ok(each(&self.integers(name)?.values)?);
         }
-        let is_turned = target.stored_transposed || *copied;
-        let to_turn = *copied && !target.stored_transposed;
+        let is_turned = if *copied { !reads_canonical(target) } else { target.stored_transposed };
+        let to_turn = is_turned != target.stored_transposed;
         if target.part.is_some() || to_turn {
             let mut bytes = self.base.tensor_bytes(tensor)?.to_vec();
             if to_turn {
-                bytes = turned(&bytes, target);
+                let (rows, cols) = (target.stored_rows(), target.cols);
+                let shape = if is_turned { [rows, cols] } else { [cols, rows] };
+                bytes = turned(&bytes, shape, target.dtype.size().unwrap_or(1) as usize);
             }
-            let left = packed(&self.pool, parts, &mut bytes, is_turned)?;
+            let left = packed(&self.workers, parts, &mut bytes, is_turned)?;
             self.done.extend(left.into_iter().map(|left| (left.module, left)));
             return Ok(each(&bytes)?);
         }
@@ -209,50 +212,22 @@ impl Contents for OnnxMerge<'_> {
         let (_, source) = self.base.tensor_reader(tensor)?;
         let failed = |e| ModelError::io("read", &self.base.path, e);
         let each = |piece: &[u8]| Ok::<_, SurgeryError>(each(piece)?);
-        let left = update.merge(&self.pool, from_reader(source, failed), each)?;
+        let left = update.merge(&self.workers, from_reader(source, failed), each)?;
         self.done.insert(target.module, left);
         Ok(())
     }
 }
 
-/// The values of `[out, in]` as `[in, out]`.
-fn turned(bytes: &[u8], target: &Target) -> Vec<u8> {
-    let size = target.dtype.size().unwrap_or(1) as usize;
+/// The values of a matrix of this shape, rows and columns exchanged.
+fn turned(bytes: &[u8], [rows, cols]: [usize; 2], size: usize) -> Vec<u8> {
     let mut turned = vec![0; bytes.len()];
-    let row = target.cols * size;
-    for (r, values) in bytes.chunks_exact(row.max(1)).enumerate() {
+    for (r, values) in bytes.chunks_exact((cols * size).max(1)).enumerate() {
         for (c, value) in values.chunks_exact(size).enumerate() {
-            let at = (c * target.stored_rows() + r) * size;
+            let at = (c * rows + r) * size;
             turned[at..at + size].copy_from_slice(value);
         }
     }
     turned
-}
-
-/// The name of a matrix of the target's own, which the edits put in the place of the shared one.
-/// It is read directly, whatever Identity or Transpose led to the original.
-fn copy_for(base: &OnnxModel, target: &Target, patch: &mut Patch) -> Result<String, SurgeryError> {
-    let name = &target.initializer;
-    let none = || ModelError::NoInitializer { name: name.clone() };
-    let version = base.proto.ir_version();
-    if version < 4 {
-        return Err(SurgeryError::OldIr { module: target.module, version });
-    }
-    let old = base.initializer(name).ok_or_else(none)?;
-    let graph = base.graph();
-    let own = free_name(graph, &format!("{name}.{}", target.module));
-    let site = target.node.as_ref().ok_or_else(none)?;
-    let (node_index, slot) = (site.index, site.weight_slot);
-    let node = graph.node.get(node_index);
-    let from = node.and_then(|n| n.input.get(slot)).cloned().unwrap_or_default();
-    patch.edits.push(Edit::AddInitializer(promised(TensorProto {
-        name: Some(own.clone()),
-        dims: vec![target.cols as i64, target.stored_rows() as i64],
-        data_type: old.data_type,
-        ..TensorProto::default()
-    })));
-    patch.edits.push(Edit::RewireInput { node_index, slot, from, to: own.clone() });
-    Ok(own)
 }
 
 /// A merged model in memory, and what rounding left of the update.

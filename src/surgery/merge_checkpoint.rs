@@ -4,14 +4,14 @@
 use super::{
     Addend, ModuleSurvival, SurgeryError, Survival,
     addend::updates,
-    merging::{Update, pool},
+    merging::Update,
     whole::{Part, packed},
+    workers::Workers,
 };
 use crate::{
     format::ModuleId,
     model::{Checkpoint, ModelError, Shard, Targets},
 };
-use rayon::ThreadPool;
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -27,7 +27,7 @@ use std::{
 pub struct CheckpointMerge<'a> {
     base: &'a Checkpoint,
     updates: BTreeMap<&'a str, Vec<Part<'a>>>,
-    pool: ThreadPool,
+    workers: Workers,
     done: BTreeMap<ModuleId, ModuleSurvival>,
 }
 
@@ -47,7 +47,7 @@ impl<'a> CheckpointMerge<'a> {
             planned.entry(&target.initializer).or_default().push((target, terms));
         }
         let updates = planned;
-        Ok(Self { base, updates, pool: pool(threads)?, done: BTreeMap::new() })
+        Ok(Self { base, updates, workers: Workers::new(threads)?, done: BTreeMap::new() })
     }
 
     /// Writes the merged copy of a file of the base to the empty file `out`, which is to be at
@@ -88,12 +88,12 @@ impl<'a> CheckpointMerge<'a> {
         let left = match &parts[..] {
             [(target, terms)] if target.part.is_none() => {
                 let update = Update::new(target, terms, false)?;
-                vec![update.merge(&self.pool, |piece| Ok(reader.read(piece)?), each)?]
+                vec![update.merge(&self.workers, |piece| Ok(reader.read(piece)?), each)?]
             }
             parts => {
                 let mut bytes = vec![0; reader.left() as usize];
                 reader.read(&mut bytes)?;
-                let left = packed(&self.pool, parts, &mut bytes, false)?;
+                let left = packed(&self.workers, parts, &mut bytes, false)?;
                 each(&bytes)?;
                 left
             }

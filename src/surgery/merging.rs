@@ -6,21 +6,16 @@
 use super::{
     ModuleSurvival, SurgeryError,
     addend::Term,
-    rounding::{to_bf16, to_f16},
+    kernel::{BLOCK, Columns, Factored, GROUP, Place, Rows, Work},
+    workers::Workers,
 };
-use crate::{
-    model::{ElementType, ModelError, Target},
-    projection::{Factors, merged_f32},
-};
-use half::{bf16, f16};
-use rayon::{ThreadPool, prelude::*};
+use crate::model::{ElementType, ModelError, Target};
+use pulp::Arch;
+use rayon::prelude::*;
 use std::io::Read;
 
 /// Bytes of a weight that are merged at once; at least a row.
-const PIECE: usize = 4 << 20;
-
-/// Values whose updates are computed together; they fit the first cache.
-const BLOCK: usize = 512;
+const PIECE: usize = 1 << 20;
 
 /// The update of a stored matrix: `outer` rows of `inner` values.
 #[derive(Debug)]
@@ -33,49 +28,11 @@ pub(super) struct Update<'a> {
     inner: usize,
 }
 
-/// One term, laid out for the stored order.
-#[derive(Debug)]
-struct Factored {
-    rank: usize,
-    /// `[outer, rank]`.
-    outer: Vec<f64>,
-    /// `[rank, inner]`.
-    inner: Vec<f64>,
-    scale: f64,
-    weight: f64,
+/// ⟨W' − W, ΔW⟩ and ⟨ΔW, ΔW⟩ of each row of the canonical weight, as far as it is merged.
+struct Products {
+    kept: Vec<f64>,
+    wanted: Vec<f64>,
 }
-
-impl Factored {
-    fn new(term: &Term, turned: bool) -> Self {
-        let Factors { l, v, .. } = term.factors;
-        let (outer, inner) = if turned { (v, l) } else { (l, v) };
-        Self {
-            rank: l.ncols(),
-            outer: outer.iter().copied().collect(),
-            inner: inner.t().iter().copied().collect(),
-            scale: term.scale,
-            weight: term.weight,
-        }
-    }
-
-    /// weight · α · Σₖ of the values `from..` of a stored row, the sum from +0 in increasing k.
-    fn delta(&self, row: usize, from: usize, out: &mut [f64]) {
-        let width = self.inner.len() / self.rank.max(1);
-        out.fill(0.0);
-        for k in 0..self.rank {
-            let left = self.outer[row * self.rank + k];
-            let right = &self.inner[k * width + from..][..out.len()];
-            out.iter_mut().zip(right).for_each(|(out, right)| *out += left * right);
-        }
-        out.iter_mut().for_each(|out| *out = self.weight * (self.scale * *out));
-    }
-}
-
-/// ⟨W' − W, ΔW⟩ and ⟨ΔW, ΔW⟩ of a row of the canonical weight, as far as it is merged.
-type Products = (f64, f64);
-
-/// A stored row and value in it whose sum is not finite, and the sum.
-type Place = (usize, usize, f32);
 
 impl<'a> Update<'a> {
     /// Of a matrix that is stored `turned`, `[in, out]`, or canonical, `[out, in]`.
@@ -95,28 +52,29 @@ impl<'a> Update<'a> {
     /// Hands the merged bytes of the matrix, which `source` has from front to end, to `each`.
     pub fn merge<E: From<SurgeryError>>(
         &self,
-        pool: &ThreadPool,
-        mut source: impl FnMut(&mut [u8]) -> Result<(), SurgeryError>,
-        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+        workers: &Workers,
+        source: impl FnMut(&mut [u8]) -> Result<(), SurgeryError> + Send,
+        each: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<ModuleSurvival, E> {
         let size = self.target.dtype.size().unwrap_or(1) as usize;
         let row = self.inner.saturating_mul(size).max(1);
         let rows = (PIECE / row).max(1);
-        let mut buffer = vec![0; rows.min(self.outer) * row];
-        let mut products = vec![(0.0, 0.0); self.target.rows];
-        for first in (0..self.outer).step_by(rows) {
-            let count = rows.min(self.outer - first);
-            let piece = &mut buffer[..count * row];
-            source(piece)?;
-            let merged = pool.install(|| match self.turned {
+        let pieces = (0..self.outer).step_by(rows).map(|first| rows.min(self.outer - first) * row);
+        let pieces: Vec<usize> = pieces.collect();
+        let none = || vec![0.0; self.target.rows];
+        let mut products = Products { kept: none(), wanted: none() };
+        let change = |index: usize, piece: &mut [u8]| {
+            let first = index * rows;
+            let merged = match self.turned {
                 true => self.columns(first, row, size, piece, &mut products),
-                false => self.rows(first, row, piece, &mut products[first..first + count]),
-            });
-            merged.map_err(|place| self.not_finite(place))?;
-            each(piece)?;
-        }
-        let sum = |part: fn(&Products) -> f64| products.iter().map(part).fold(0.0, |a, x| a + x);
-        Ok(ModuleSurvival { module: self.target.module, kept: sum(|p| p.0), wanted: sum(|p| p.1) })
+                false => self.rows(first, row, piece, &mut products),
+            };
+            merged.map_err(|place| self.not_finite(place))
+        };
+        workers.stream(&pieces, source, change, each)?;
+        let sum = |part: &[f64]| part.iter().fold(0.0, |a, x| a + x);
+        let (kept, wanted) = (sum(&products.kept), sum(&products.wanted));
+        Ok(ModuleSurvival { module: self.target.module, kept, wanted })
     }
 
     fn not_finite(&self, (row, value, sum): Place) -> SurgeryError {
@@ -130,24 +88,18 @@ impl<'a> Update<'a> {
         first: usize,
         row: usize,
         piece: &mut [u8],
-        products: &mut [Products],
+        products: &mut Products,
     ) -> Result<(), Place> {
-        let size = row / self.inner.max(1);
-        let merge =
-            |work: &mut Work, (index, (bytes, products)): (usize, (&mut [u8], &mut Products))| {
-                let (mut kept, mut wanted) = (0.0, 0.0);
-                for (block, bytes) in bytes.chunks_mut(BLOCK * size).enumerate() {
-                    self.block(work, first + index, block * BLOCK, bytes)?;
-                    for (moved, delta) in work.filled(bytes.len() / size) {
-                        kept += moved * delta;
-                        wanted += delta * delta;
-                    }
-                }
-                *products = (kept, wanted);
-                Ok(())
-            };
-        let rows = piece.par_chunks_mut(row).zip(products).enumerate();
-        first_of(rows.map_init(Work::default, merge).collect())
+        let own = first..first + piece.len() / row;
+        let kept = products.kept[own.clone()].par_chunks_mut(GROUP);
+        let wanted = products.wanted[own].par_chunks_mut(GROUP);
+        let groups = piece.par_chunks_mut(GROUP * row).zip(kept.zip(wanted)).enumerate();
+        let merge = |work: &mut Work, (index, (bytes, (kept, wanted)))| {
+            let (terms, element, inner) = (&self.terms[..], self.target.dtype, self.inner);
+            let first = first + index * GROUP;
+            Arch::new().dispatch(Rows { work, terms, element, first, inner, bytes, kept, wanted })
+        };
+        first_of(groups.map_init(Work::default, merge).collect())
     }
 
     /// Merges whole rows, each value of which belongs to another row of the canonical weight.
@@ -157,126 +109,22 @@ impl<'a> Update<'a> {
         row: usize,
         size: usize,
         piece: &mut [u8],
-        products: &mut [Products],
+        products: &mut Products,
     ) -> Result<(), Place> {
         let mut blocks: Vec<Vec<&mut [u8]>> = Vec::new();
         blocks.resize_with(self.inner.div_ceil(BLOCK), Vec::new);
         for row in piece.chunks_mut(row) {
             blocks.iter_mut().zip(row.chunks_mut(BLOCK * size)).for_each(|(list, b)| list.push(b));
         }
-        let merge =
-            |work: &mut Work,
-             (block, (rows, products)): (usize, (Vec<&mut [u8]>, &mut [Products]))| {
-                for (index, bytes) in rows.into_iter().enumerate() {
-                    self.block(work, first + index, block * BLOCK, bytes)?;
-                    let filled = work.filled(products.len());
-                    for ((kept, wanted), (moved, delta)) in products.iter_mut().zip(filled) {
-                        *kept += moved * delta;
-                        *wanted += delta * delta;
-                    }
-                }
-                Ok(())
-            };
-        let blocks = blocks.into_par_iter().zip(products.par_chunks_mut(BLOCK)).enumerate();
-        first_of(blocks.map_init(Work::default, merge).collect())
-    }
-
-    /// Merges the values `from..` of a stored row in place; leaves what it did in `work`.
-    fn block(
-        &self,
-        work: &mut Work,
-        row: usize,
-        from: usize,
-        bytes: &mut [u8],
-    ) -> Result<(), Place> {
-        let size = self.target.dtype.size().unwrap_or(1) as usize;
-        let count = bytes.len() / size;
-        let Work { delta, term, moved } = work;
-        let (delta, term, moved) = (&mut delta[..count], &mut term[..count], &mut moved[..count]);
-        let mut terms = self.terms.iter();
-        match terms.next() {
-            Some(only) => only.delta(row, from, delta),
-            None => delta.fill(0.0),
-        }
-        for next in terms {
-            next.delta(row, from, term);
-            delta.iter_mut().zip(&*term).for_each(|(sum, x)| *sum += x);
-        }
-        let merged = match self.target.dtype {
-            ElementType::F32 => add(bytes, delta, moved, f32::from_le_bytes, |w, d| {
-                let merged = merged_f32(w, d);
-                (merged.to_le_bytes(), merged)
-            }),
-            ElementType::F16 => add(
-                bytes,
-                delta,
-                moved,
-                |b| f16::from_le_bytes(b).to_f32(),
-                |w, d| {
-                    let merged = to_f16(f64::from(w) + d);
-                    (merged.to_le_bytes(), merged.to_f32())
-                },
-            ),
-            // `new` refuses other types.
-            ElementType::Bf16 | ElementType::Other(_) => add(
-                bytes,
-                delta,
-                moved,
-                |b| bf16::from_le_bytes(b).to_f32(),
-                |w, d| {
-                    let merged = to_bf16(f64::from(w) + d);
-                    (merged.to_le_bytes(), merged.to_f32())
-                },
-            ),
+        let kept = products.kept.par_chunks_mut(BLOCK);
+        let wanted = products.wanted.par_chunks_mut(BLOCK);
+        let blocks = blocks.into_par_iter().zip(kept.zip(wanted)).enumerate();
+        let merge = |work: &mut Work, (index, (rows, (kept, wanted)))| {
+            let (terms, element) = (&self.terms[..], self.target.dtype);
+            let first = (first, index * BLOCK);
+            Arch::new().dispatch(Columns { work, terms, element, first, rows, kept, wanted })
         };
-        merged.map_err(|(index, value)| (row, from + index, value))
-    }
-}
-
-/// What one thread works with.
-struct Work {
-    /// ΔW.
-    delta: [f64; BLOCK],
-    term: [f64; BLOCK],
-    /// W' − W.
-    moved: [f64; BLOCK],
-}
-
-impl Default for Work {
-    fn default() -> Self {
-        Self { delta: [0.0; BLOCK], term: [0.0; BLOCK], moved: [0.0; BLOCK] }
-    }
-}
-
-impl Work {
-    fn filled(&self, count: usize) -> impl Iterator<Item = (f64, f64)> {
-        self.moved[..count].iter().copied().zip(self.delta[..count].iter().copied())
-    }
-}
-
-/// Adds `delta` to values in place; `round` rounds the sum once: its bytes, and its value. The
-/// first value whose sum is not finite is an error.
-fn add<const N: usize>(
-    bytes: &mut [u8],
-    delta: &[f64],
-    moved: &mut [f64],
-    read: impl Fn([u8; N]) -> f32,
-    round: impl Fn(f32, f64) -> ([u8; N], f32),
-) -> Result<(), (usize, f32)> {
-    let (values, _) = bytes.as_chunks_mut::<N>();
-    let mut finite = true;
-    for ((stored, &d), moved) in values.iter_mut().zip(delta).zip(&mut *moved) {
-        let w = read(*stored);
-        let (rounded, merged) = round(w, d);
-        finite &= merged.is_finite();
-        *moved = f64::from(merged) - f64::from(w);
-        *stored = rounded;
-    }
-    let first =
-        || values.iter().map(|stored| read(*stored)).enumerate().find(|(_, x)| !x.is_finite());
-    match if finite { None } else { first() } {
-        None => Ok(()),
-        Some(found) => Err(found),
+        first_of(blocks.map_init(Work::default, merge).collect())
     }
 }
 
@@ -287,11 +135,6 @@ fn first_of(results: Vec<Result<(), Place>>) -> Result<(), Place> {
         None => Ok(()),
         Some(place) => Err(place),
     }
-}
-
-pub(super) fn pool(threads: usize) -> Result<ThreadPool, SurgeryError> {
-    let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    built.map_err(|e| SurgeryError::Threads { threads, reason: e.to_string() })
 }
 
 /// Fills pieces from a reader; `failed` says why it could not.

@@ -7,10 +7,13 @@
 //! same for safetensors, file by file and piece by piece, whatever the size of the model.
 
 mod addend;
+mod copies;
 mod error;
+mod fans;
 mod graft;
 mod graft_error;
 mod grafted;
+mod kernel;
 mod lasttoken;
 mod lowrank;
 mod merge;
@@ -26,6 +29,7 @@ mod values;
 mod verify;
 mod verify_checkpoint;
 mod whole;
+mod workers;
 
 pub use addend::Addend;
 pub use error::SurgeryError;

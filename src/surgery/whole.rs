@@ -1,11 +1,10 @@
 //! Merging a matrix that is held whole: one that several modules are packed into, or of integers.
 
-use super::{ModuleSurvival, SurgeryError, addend::Term, merging::Update};
+use super::{ModuleSurvival, SurgeryError, addend::Term, merging::Update, workers::Workers};
 use crate::model::{
     ElementType, ModelError, OnnxModel, Quantisation, Target, proto::TensorProto, scale_bytes,
 };
 use ndarray::Array2;
-use rayon::ThreadPool;
 
 /// A module in a stored matrix, and its update.
 pub(super) type Part<'a> = (&'a Target, Vec<Term<'a>>);
@@ -13,7 +12,7 @@ pub(super) type Part<'a> = (&'a Target, Vec<Term<'a>>);
 /// Merges the modules of a packed matrix of floats into its stored `bytes`. `turned` says that a
 /// stored row is a column of the canonical weight.
 pub(super) fn packed(
-    pool: &ThreadPool,
+    workers: &Workers,
     parts: &[Part<'_>],
     bytes: &mut [u8],
     turned: bool,
@@ -38,7 +37,7 @@ pub(super) fn packed(
             Ok(())
         };
         let update = Update::new(target, terms, turned)?;
-        left.push(update.merge(pool, source, |piece| {
+        left.push(update.merge(workers, source, |piece| {
             merged.extend_from_slice(piece);
             Ok::<_, SurgeryError>(())
         })?);

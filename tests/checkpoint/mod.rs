@@ -9,9 +9,12 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
-use tla::model::{
-    Checkpoint, Container, ModelError, OnnxModel,
-    proto::{GraphProto, TensorProto},
+use tla::{
+    format::ModuleId,
+    model::{
+        Checkpoint, Container, ModelError, OnnxModel,
+        proto::{GraphProto, TensorProto},
+    },
 };
 
 pub use safetensors::Dtype;
@@ -61,7 +64,8 @@ pub fn onnx(name: &str) -> OnnxModel {
 pub fn onnx_of(name: &str, dtype: Dtype) -> OnnxModel {
     let OnnxModel { mut proto, path, .. } = onnx(name);
     let targets = onnx(name).targets().unwrap();
-    let names: Vec<_> = targets.targets.iter().map(|t| t.initializer.as_str()).collect();
+    let linear = targets.targets.iter().filter(|t| t.module != ModuleId::LM_HEAD);
+    let names: Vec<_> = linear.map(|t| t.initializer.as_str()).collect();
     let graph: &mut GraphProto = proto.graph.as_mut().unwrap();
     for tensor in &mut graph.initializer {
         if names.contains(&tensor.name()) {
@@ -82,7 +86,8 @@ fn floats(tensor: &TensorProto) -> Vec<f32> {
 pub fn tensors(name: &str, dtype: Dtype) -> Vec<Stored> {
     let model = onnx(name);
     let mut all = Vec::new();
-    for target in model.targets().unwrap().targets {
+    let targets = model.targets().unwrap().targets;
+    for target in targets.into_iter().filter(|t| t.module != ModuleId::LM_HEAD) {
         let node = &target.node.as_ref().unwrap().name;
         let path = node.trim_start_matches('/').trim_end_matches("/MatMul").replace('/', ".");
         let weight = model.weight(&target).unwrap();

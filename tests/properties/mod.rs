@@ -12,6 +12,7 @@ pub mod generated;
 pub mod spec;
 #[cfg(all(feature = "cli", feature = "train"))]
 pub mod text;
+pub mod wire;
 
 /// `accepted`, or the name of the refusal.
 pub type Outcome = String;
