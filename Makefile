@@ -117,7 +117,7 @@ peers:
 	target/peers/bin/python benches/peers/spec_speed.py --program target/release/examples/spec_speed
 
 # TRL, PEFT and transformers, and onnxruntime-genai apart from them: gigabytes, torch's CUDA libraries included.
-peers-trl: build
+peers-trl: setup build
 	$(PYTHON) -m venv target/peers-trl
 	target/peers-trl/bin/python -m pip install --quiet --disable-pip-version-check -r benches/peers/requirements-trl.txt
 
