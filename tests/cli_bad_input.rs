@@ -154,8 +154,6 @@ fn a_header_the_model_cannot_serve_is_not_packed() {
     let place = Place::new();
     place.write("bad.json", "{\"v\": [1], \"width\": 1, \"first_layer\": 1, \"layers\": 2}");
     place.refused("pack bad.json --model model -o out.tla", &["layer 2"]);
-    place.write("bad.json", "{\"v\": [1], \"width\": 1, \"roles\": [\"lm_head\"]}");
-    place.refused("pack bad.json --model model -o out.tla", &["no module"]);
 }
 
 #[test]

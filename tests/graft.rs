@@ -239,7 +239,8 @@ fn what_no_runtime_would_take_is_refused() {
     let huge = Header { scale: 3e38, ..header };
     assert!(matches!(refused(&model, &huge), GraftError::Scale { scale: 3e38, .. }));
     let wide = Header { rank: 64, width: 16384, ..header };
-    let numbers = 14 * 16384 * 64 * 64;
+    // q, k and v share the columns of one product.
+    let numbers = 14 * 16384 * 64 * (3 * 64);
     assert!(
         matches!(refused(&model, &wide), GraftError::TooLarge { numbers: n, .. } if n == numbers)
     );

@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn a_fall_brings_back_the_state_that_gave_the_best_answers_and_halves_the_rate() {
         let mut guard = Guard::default();
-        let scores = [[0.5; 8], [0.0; 8]].concat();
+        let scores = [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0, 0.0, 0.0];
         let verdicts = watch(&mut guard, &scores, &RULES);
         let fallen = verdicts.iter().position(Option::is_some).unwrap();
         let best = verdicts[fallen].as_ref().unwrap();

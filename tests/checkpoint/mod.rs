@@ -101,7 +101,9 @@ pub fn tensors(name: &str, dtype: Dtype) -> Vec<Stored> {
         }
     }
     if name == "llama-untied" {
-        let head: Vec<f32> = (0..256 * 64).map(|i| i as f32 * 1e-4).collect();
+        let head =
+            model.targets().unwrap().get(ModuleId::LM_HEAD).map(|t| model.weight(t).unwrap());
+        let head: Vec<f32> = head.unwrap().iter().copied().collect();
         all.push(stored("lm_head.weight", dtype, &[256, 64], &head));
     }
     all

@@ -11,7 +11,7 @@ use std::{
 };
 use tempfile::TempDir;
 use tla::{
-    format::{Header, RoleSet},
+    format::{Header, ModuleId, RoleSet},
     model::{
         Container, ElementType, ModelError, OnnxModel, Target, Targets, find_targets,
         proto::ModelProto, stage_model, summarize, write_model,
@@ -88,7 +88,8 @@ fn readable(model: &OnnxModel, targets: &Targets) {
     assert!(targets.targets.is_sorted_by(|a, b| a.module < b.module));
     for target in &targets.targets {
         let Target { module, rows, cols, .. } = *target;
-        assert!(usize::from(module.layer) < targets.layers);
+        let head = module == ModuleId::LM_HEAD;
+        assert!(head || usize::from(module.layer) < targets.layers);
         let site = target.node.as_ref().unwrap();
         let node = &model.graph().node[site.index];
         assert_eq!((node.name(), node.op_type()), (site.name.as_str(), "MatMul"));
@@ -133,10 +134,11 @@ fn written(
 fn merged(model: &OnnxModel, targets: &Targets, folder: &Path) -> Outcome {
     let target = &targets.targets[0];
     let (module, dim) = (target.module, (target.rows, target.cols));
+    let head = module == ModuleId::LM_HEAD;
     let header = Header {
         roles: RoleSet::from_roles([module.role]).unwrap(),
-        first_layer: module.layer,
-        layers: 1,
+        first_layer: if head { 0 } else { module.layer },
+        layers: u16::from(!head),
         rank: 1,
         width: 1,
         ..Header::default()
