@@ -150,6 +150,11 @@ fn an_output_never_replaces_an_input_and_needs_a_folder() {
     }
     let args = "train --model model --data data.jsonl --out out --run ./out";
     place.refused(args, &["--out is out, which the run's folder needs"]);
+    std::fs::create_dir_all(place.path("run")).unwrap();
+    for out in ["run/report.html", "run/../run/journal.jsonl", "run/a.tla"] {
+        let args = format!("train --model model --data data.jsonl --out {out} --run run");
+        place.refused(&args, &["which the run's folder needs"]);
+    }
     let args = "train --model model --data data.jsonl --out none/out.tla";
     place.refused(args, &["folder of none/out.tla does not exist"]);
 }
@@ -159,6 +164,7 @@ fn options_out_of_range_are_refused() {
     let place = place();
     for (options, word) in [
         ("--samples 1", "--samples is below 2"),
+        ("--objective sft --kl 0.1", "--objective sft samples none"),
         ("--samples 0", "--samples is below 2"),
         ("--steps 0", "--steps is 0"),
         ("--problems 0", "--problems is 0"),

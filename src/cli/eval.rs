@@ -28,6 +28,7 @@ use crate::{
     train::{
         TrainError,
         plan::voice_of,
+        room::{self, Longest},
         student::{Frozen, Student},
     },
 };
@@ -82,10 +83,22 @@ pub struct Eval {
     )]
     pass_at: Vec<u64>,
     /// Sampling temperature
-    #[arg(long, value_name = "T", default_value_t = 1.0, help_heading = "Sampling")]
+    #[arg(
+        long,
+        value_name = "T",
+        default_value_t = 1.0,
+        requires = "samples",
+        help_heading = "Sampling"
+    )]
     temperature: f32,
     /// Seed of the samples
-    #[arg(long, value_name = "SEED", default_value_t = 0, help_heading = "Sampling")]
+    #[arg(
+        long,
+        value_name = "SEED",
+        default_value_t = 0,
+        requires = "samples",
+        help_heading = "Sampling"
+    )]
     eval_seed: u64,
     #[command(flatten)]
     names: Names,
@@ -118,6 +131,7 @@ impl Eval {
         }
         let targets = find_targets_by(&model, &self.names.naming())?;
         let mut voice = voice_of(&model)?.worded(wording);
+        room::check(&voice, &problems, Longest::Written(self.max_tokens))?;
         let read = self
             .adapter
             .iter()

@@ -210,13 +210,20 @@ impl LearnArgs {
                     .to_owned(),
             );
         }
+        if sft && self.kl != 0.0 {
+            return wrong(
+                "--kl is the divergence of sampled answers, and --objective sft samples none. Leave it \
+                 out"
+                    .to_owned(),
+            );
+        }
         if self.samples < 2 && !sft {
             return wrong(
                 "--samples is below 2, and answers are compared within their group. Give 2 or more"
                     .to_owned(),
             );
         }
-        let answers = self.problems.saturating_mul(self.samples);
+        let answers = self.problems.saturating_mul(if sft { 1 } else { self.samples });
         for (what, value, most) in [
             ("--problems times --samples", answers, MOST_ANSWERS),
             ("--max-tokens", self.max_tokens, MOST_TOKENS),

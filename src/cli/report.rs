@@ -15,7 +15,10 @@ use crate::{
         scale::{duration, figure},
         story::Summary,
     },
-    train::journal::FILE_NAME,
+    train::{
+        journal::FILE_NAME,
+        state::{NEXT, STATE},
+    },
 };
 
 /// Write a run's report: one page of HTML with its curves and answers, and the run in a few numbers
@@ -57,8 +60,9 @@ impl Report {
         let adapter = self.adapter.clone().or(found);
         let shown = adapter.as_deref().map(fields).transpose()?;
         let output = self.output.clone().unwrap_or_else(|| self.run.join(REPORT));
-        let inputs = [Some(self.run.join(FILE_NAME)), self.eval.clone(), adapter];
-        files::check_output(&output, &inputs.into_iter().flatten().collect::<Vec<_>>())?;
+        let of_run = [FILE_NAME, STATE, NEXT].map(|name| Some(self.run.join(name)));
+        let inputs = of_run.into_iter().chain([self.eval.clone(), adapter]);
+        files::check_output(&output, &inputs.flatten().collect::<Vec<_>>())?;
         if story.torn {
             out.say("the journal's last line was cut short and is left out");
         }

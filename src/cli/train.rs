@@ -30,10 +30,10 @@ use crate::{
         TrainError,
         fit::fit,
         folder::RunFolder,
-        journal::{End, FILE_NAME, Line, Placement, Resume, Start, VERSION},
+        journal::{End, Line, Placement, Resume, Start, VERSION},
         plan::{Plan, Wish},
         recipe::{Objective, Recipe},
-        state::STATE,
+        room::Longest,
     },
 };
 
@@ -48,8 +48,8 @@ use crate::{
 /// After every step the run folder holds the state that --resume goes on from, to the same bits on a
 /// CPU as if the run had not been stopped. Ctrl-C or SIGTERM ends the run after the present step,
 /// with exit status 130; the second one at once. A resumed run needs the same model, data and
-/// options, but for --steps, --patience, --target-reward, --sample-every and --threads; a --decay
-/// goes by the --steps of the moment.
+/// options, but for --steps, --patience, --target-reward, --sample-every, --threads, --rollout-batch
+/// and --micro-tokens, the last of which moves the last bits; a --decay goes by the --steps of the moment.
 #[derive(Args)]
 #[command(after_help = reward_options::HELP)]
 pub struct Train {
@@ -104,10 +104,7 @@ impl Train {
         inputs.push(self.reward.data.clone());
         files::check_output(&self.out, &inputs)?;
         let folder = self.run.clone().unwrap_or_else(|| run_folder(&self.out));
-        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
-        let taken =
-            [folder.clone(), folder.join(FILE_NAME), folder.join(STATE)].map(|p| absolute(&p));
-        if taken.contains(&absolute(&self.out)) {
+        if settled(&self.out).starts_with(settled(&folder)) {
             return Err(CliError::Usage(format!(
                 "--out is {}, which the run's folder needs. Give --run a folder of its own",
                 self.out.display()
@@ -118,6 +115,13 @@ impl Train {
             ready(provider).map_err(TrainError::from)?;
         }
         let plan = Plan::new(&model, &targets, wish)?.worded(wording.clone());
+        plan.check_room(
+            &problems,
+            match recipe.objective {
+                Objective::Grpo => Longest::Written(recipe.exploration.max_tokens),
+                Objective::Sft => Longest::Given,
+            },
+        )?;
         let mut reporter = Reporter::new(&folder);
         let mut settings = of_options(&wish, &recipe);
         settings.extend([("provider".to_owned(), provider.name().to_owned())]);
@@ -215,7 +219,9 @@ impl Train {
             Err(error) => {
                 let interrupted = matches!(error, CliError::Train(TrainError::Interrupted { .. }));
                 let steps = folder.progress().map_or(0, |progress| progress.step);
-                if resumed || steps > 0 || interrupted {
+                // A gradient that was measured is worth keeping.
+                let measured = folder.placement().is_some_and(|placed| placed.snr.is_some());
+                if resumed || steps > 0 || interrupted || measured {
                     let reason = if interrupted { "interrupted".into() } else { error.to_string() };
                     // The error that ended the run is the one to tell.
                     let _ = folder.write(&Line::End(end(steps, reason)));
@@ -226,6 +232,16 @@ impl Train {
                 Err(error)
             }
         }
+    }
+}
+
+/// Where a path leads, as far as it exists.
+fn settled(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+    let parts = absolute.parent().zip(absolute.file_name());
+    match absolute.canonicalize() {
+        Ok(there) => there,
+        Err(_) => parts.map_or(absolute.clone(), |(parent, name)| settled(parent).join(name)),
     }
 }
 

@@ -1,7 +1,8 @@
 //! What the numbers of a run depend on, by name: a run resumes only with the same.
 //!
 //! Left out is what only says when to stop (`--steps`, `--patience`, `--target-reward`), what only
-//! speaks (`--sample-every`), and what does not change the result (`--threads`).
+//! speaks (`--sample-every`), what does not change the result (`--threads`, `--rollout-batch`), and
+//! what must give way when memory does not suffice (`--micro-tokens`, which moves the last bits).
 
 use std::{fs::File, io, path::Path};
 
@@ -9,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     CliError,
-    files::FileError,
+    files::{self, FileError},
     output::hex,
     reward_options::{RewardArgs, Task},
 };
@@ -83,8 +84,6 @@ pub fn of_options(wish: &Wish, recipe: &Recipe) -> Settings {
         ("clip-high", recipe.clip_high.to_string()),
         ("kl", recipe.kl.to_string()),
         ("run-seed", exploration.seed.to_string()),
-        ("micro-tokens", recipe.micro_tokens.to_string()),
-        ("rollout-batch", exploration.at_once.to_string()),
         ("guard", rules.drop.unwrap_or(0.0).to_string()),
     ];
     if wish.is_measured() {
@@ -121,7 +120,11 @@ pub fn of_files(
 ) -> Result<Settings, CliError> {
     let mut settings = Settings::new();
     settings.insert("the base digest of --model".to_owned(), hex(base_digest));
-    settings.insert("the graph of --model".to_owned(), digest(&model.path)?);
+    for path in files::of_model(model.files(), model.folder()) {
+        if let (true, Some(name)) = (path.is_file(), path.file_name()) {
+            settings.insert(format!("{} of --model", name.to_string_lossy()), digest(&path)?);
+        }
+    }
     for name in side_files {
         let path = model.folder().join(name);
         if path.is_file() {

@@ -54,6 +54,10 @@ impl Teller {
                 to_stderr(&restored(restore));
             }
             Event::Training(..) => {}
+            Event::NotCompared(error) => {
+                self.stage = None;
+                to_stderr(&format!("no answers of before and after: {error}"));
+            }
         }
     }
 

@@ -12,6 +12,8 @@ pub struct Voice {
     tokenizer: Tokenizer,
     template: ChatTemplate,
     wording: Wording,
+    /// The most tokens of a conversation, if `config.json` says so.
+    pub room: Option<usize>,
 }
 
 impl Voice {
@@ -25,7 +27,8 @@ impl Voice {
             tokenizer.check_vocabulary(size)?;
         }
         let template = ChatTemplate::load(folder)?;
-        Ok(Self { template, tokenizer, wording: Wording::default() })
+        let room = room(folder);
+        Ok(Self { template, tokenizer, wording: Wording::default(), room })
     }
 
     /// The same, putting questions in these words.
@@ -71,4 +74,11 @@ impl Voice {
     pub fn pad(&self) -> u32 {
         self.tokenizer.pad()
     }
+}
+
+/// `max_position_embeddings` of the model's `config.json`; nothing where there is no such number.
+fn room(folder: &Path) -> Option<usize> {
+    let text = std::fs::read_to_string(folder.join("config.json")).ok()?;
+    let config: serde_json::Value = serde_json::from_str(&text).ok()?;
+    config.get("max_position_embeddings")?.as_u64()?.try_into().ok()
 }

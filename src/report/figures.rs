@@ -167,7 +167,7 @@ fn swatch(colour: &'static str) -> Markup {
 pub fn accuracy(eval: &EvalReport) -> Markup {
     const SIZE: Size = Size { width: 1024.0, height: 116.0 };
     let before = eval.paired.as_ref().and_then(|paired| {
-        let correct = (eval.correct + paired.lost).checked_sub(paired.gained)?;
+        let correct = eval.correct.checked_add(paired.lost)?.checked_sub(paired.gained)?;
         let interval = wilson(correct, eval.n)?;
         Some(("base", correct as f64 / eval.n as f64, interval))
     });

@@ -74,7 +74,7 @@ impl Session {
         let builder = OrtSession::builder(&loaded.environment).map_err(refused)?;
         let (mut lean, lent) = weights::lend(model)?;
         transposed::flag(&mut lean, provider);
-        let packed = has_blocks(&lean);
+        let packed = has_blocks(&lean) || weights::bytes(&lent) <= SMALL;
         let builder = configured(builder, path, options, packed).map_err(|e| refused(e.into()))?;
         let mut builder = provider.register(builder, &loaded.library)?;
         weights::give(&mut builder, &lent, provider).map_err(refused)?;
@@ -163,13 +163,17 @@ impl Session {
     }
 }
 
+/// The most bytes of weights that may be held twice.
+const SMALL: usize = 1 << 26;
+
 /// Whether `model` multiplies blocks of few bits, which the runtime does fast only when it has
 /// packed them.
 fn has_blocks(model: &ModelProto) -> bool {
     model.graph.iter().flat_map(|g| &g.node).any(|n| n.op_type() == "MatMulNBits")
 }
 
-/// Packing makes a second copy of every matrix, so it is for those that are useless without.
+/// Packing makes a second copy of every matrix, so it is for small models, which it makes faster,
+/// and for matrices that are useless without.
 #[expect(clippy::result_large_err, reason = "ort's error hands the builder back")]
 fn configured(
     builder: SessionBuilder,

@@ -31,7 +31,7 @@ pub(super) struct Lent {
     name: CString,
     value: ValueRefMut<'static, DynValueTypeMarker>,
     /// What `value` points to.
-    _bytes: Bytes,
+    bytes: Bytes,
 }
 
 impl fmt::Debug for Lent {
@@ -51,9 +51,14 @@ pub(super) fn lend(model: &ModelProto) -> Result<(ModelProto, Vec<Lent>), Runtim
         let Some(value) = view(tensor, &bytes)? else { continue };
         let Ok(name) = CString::new(tensor.name()) else { continue };
         *tensor = placeholder(tensor, bytes.len());
-        lent.push(Lent { name, value, _bytes: bytes });
+        lent.push(Lent { name, value, bytes });
     }
     Ok((model, lent))
+}
+
+/// The size of what is lent.
+pub(super) fn bytes(lent: &[Lent]) -> usize {
+    lent.iter().map(|weight| weight.bytes.len()).sum()
 }
 
 /// The names of the initializers of `graph` that are lent.

@@ -44,6 +44,33 @@ pub enum TrainError {
         /// The loss of the step.
         loss: f64,
     },
+    /// A saved state of other numbers.
+    #[error(
+        "the saved state holds {found} numbers and the adapter has {expected}. Delete the run's folder \
+         and begin again"
+    )]
+    OtherState {
+        /// How many it holds.
+        found: usize,
+        /// How many there are.
+        expected: usize,
+    },
+    /// A prompt and its answer that the model has no room for.
+    #[error(
+        "the problem of line {line} takes {prompt} tokens and its answer up to {answer}, and the model \
+         has room for {room} (max_position_embeddings in config.json). Lower --max-tokens, or leave the \
+         problem out"
+    )]
+    NoRoom {
+        /// The problem's line in its dataset.
+        line: usize,
+        /// Tokens of its prompt.
+        prompt: usize,
+        /// The most tokens of the answer.
+        answer: usize,
+        /// Tokens the model can look at.
+        room: usize,
+    },
     /// No group of answers had one better than another.
     #[error(
         "{answers} sampled answers (mean reward {reward:.3}) held no group with both right and \

@@ -134,8 +134,9 @@ fn sample(
 }
 
 /// Says what each answer is worth, alone and beside its group. An answer that was cut is worth
-/// nothing: what it would have ended in is not known (`#### 2` may be `#### 27`). All others are
-/// asked for at once.
+/// nothing, or as little as the least of the others where that is less: what it would have ended in
+/// is not known (`#### 2` may be `#### 27`), and not to end must not pay. All others are asked for at
+/// once.
 fn judge(
     mut groups: Vec<Group>,
     problems: &[&Problem],
@@ -153,8 +154,9 @@ fn judge(
         }
     }
     let scores = score_all(reward, &attempts)?;
+    let least = scores.iter().copied().fold(0.0, f64::min);
     for group in &mut groups {
-        group.rewards = vec![0.0; group.completions.len()];
+        group.rewards = vec![least; group.completions.len()];
     }
     for ((at, own), score) in places.into_iter().zip(scores) {
         groups[at].rewards[own] = score;

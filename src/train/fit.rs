@@ -40,6 +40,8 @@ pub enum Event<'a> {
     /// What is written about a training step, v after it as it would ship, and how many steps there
     /// are to be.
     Training(&'a Line, &'a [f32], usize),
+    /// The adapter is trained, but the examples of before and after could not be made.
+    NotCompared(&'a TrainError),
 }
 
 /// A trained adapter.
@@ -139,8 +141,10 @@ pub fn fit(
     let Trained { v, step: shipped_step, steps, ending } = trained;
     let (before, after) = (live.mixing(&vec![0.0; v.len()])?, live.mixing(&v)?);
     let longest = recipe.exploration.max_tokens;
-    let pairs = excerpts::compared(&mut student, problems, reward, longest, &before, &after)?;
-    folder.write(&Line::Answers(pairs))?;
+    match excerpts::compared(&mut student, problems, reward, longest, &before, &after) {
+        Ok(pairs) => folder.write(&Line::Answers(pairs))?,
+        Err(error) => watch(Event::NotCompared(&error)),
+    }
 
     let header = Header {
         roles: placed.roles,

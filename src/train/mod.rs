@@ -24,6 +24,7 @@ pub mod placement;
 pub mod plan;
 pub mod recipe;
 pub mod reward;
+pub mod room;
 pub mod run;
 pub mod schedule;
 pub mod state;

@@ -1,6 +1,11 @@
 //! What is to be trained, and all that can be refused before anything is computed.
 
-use super::{TrainError, placement::scout::Effort};
+use super::{
+    TrainError,
+    data::Problem,
+    placement::scout::Effort,
+    room::{self, Longest},
+};
 use crate::{
     format::{Header, ModuleId, Projection, RoleSet, Scalar, Split, Tying},
     model::{OnnxModel, Targets, base_digest},
@@ -140,6 +145,14 @@ impl<'a> Plan<'a> {
         runtime::ready(Provider::Cpu)?;
         let base_digest = base_digest(model, targets)?;
         Ok(Self { model, targets, wish, voice, candidates, base_digest })
+    }
+
+    /// Checks that the model has room for `problems`, in the words they are put in.
+    ///
+    /// # Errors
+    /// As [`room::check`](super::room::check).
+    pub fn check_room(&self, problems: &[Problem], longest: Longest) -> Result<(), TrainError> {
+        room::check(&self.voice, problems, longest)
     }
 
     /// The same, with questions in these words.

@@ -75,7 +75,11 @@ pub fn train(
 ) -> Result<Trained, TrainError> {
     let settings = AdamSettings::new(recipe.schedule.peak);
     let mut now = match folder.progress() {
-        Some(kept) => kept.clone(),
+        Some(kept) if kept.adam.v().len() == live.parameters() => kept.clone(),
+        Some(kept) => {
+            let (found, expected) = (kept.adam.v().len(), live.parameters());
+            return Err(TrainError::OtherState { found, expected });
+        }
         None => Progress {
             step: 0,
             updates: 0,
@@ -136,6 +140,10 @@ pub fn train(
                     gradient = gradient_of(student, live, &v, groups, recipe)?;
                 }
                 let Some(found) = &gradient else { break };
+                // At v = 0 the divergence from the base has no gradient.
+                if found.by_v.iter().all(|g| *g == 0.0) {
+                    break;
+                }
                 now.adam.step(&shortened(&found.by_v, recipe.max_grad_norm))?;
                 now.updates += 1;
                 record.updates.push(found.ratios.describe(
@@ -209,11 +217,13 @@ pub fn gradient_of(
 ) -> Result<Option<BatchGradient>, TrainError> {
     let mut samples: Vec<Sample<'_>> =
         groups.iter().flat_map(|group| samples_of(group, recipe.kl != 0.0)).collect();
-    let tokens: usize = samples.iter().map(|s| s.completion.tokens.len()).sum();
-    if tokens == 0 {
+    if samples.iter().all(|s| s.completion.tokens.is_empty()) {
         return Ok(None);
     }
-    let (answers, most) = (samples.len(), recipe.exploration.max_tokens);
+    // Answers without a gradient have their share too.
+    let all = || groups.iter().flat_map(|group| &group.completions);
+    let tokens: usize = all().map(|completion| completion.tokens.len()).sum();
+    let (answers, most) = (all().count(), recipe.exploration.max_tokens);
     for sample in &mut samples {
         let length = sample.completion.tokens.len();
         sample.weight = recipe.weighting.of_token(length, answers, tokens, most);

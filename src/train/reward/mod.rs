@@ -53,10 +53,10 @@ pub enum RewardError {
         /// What went wrong.
         reason: String,
     },
-    /// The reward is not a finite number.
+    /// The reward is not a finite number, or so large that the spread of a group overflows.
     #[error(
         "the reward `{reward}` of the answer `{completion}` to the problem of line {line} is \
-         {value}. A reward must be a finite number"
+         {value}. A reward must be a number of at most 1e30, and of at least -1e30"
     )]
     NotFinite {
         /// Name of the reward.
@@ -99,6 +99,9 @@ impl RewardError {
         }
     }
 }
+
+/// The largest size of a reward.
+pub const LARGEST: f64 = 1e30;
 
 /// An answer to a problem.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -146,7 +149,7 @@ pub fn score_all(reward: &dyn Reward, attempts: &[Attempt<'_>]) -> Result<Vec<f6
         let (asked, found) = (attempts.len(), scores.len());
         return Err(RewardError::Count { reward: reward.name(), asked, found });
     }
-    match attempts.iter().zip(&scores).find(|(_, score)| !score.is_finite()) {
+    match attempts.iter().zip(&scores).find(|(_, score)| score.is_nan() || score.abs() > LARGEST) {
         Some((attempt, value)) => Err(RewardError::NotFinite {
             reward: reward.name(),
             line: attempt.problem.line,
