@@ -151,7 +151,7 @@ fn an_output_never_replaces_an_input_and_needs_a_folder() {
     let args = "train --model model --data data.jsonl --out out --run ./out";
     place.refused(args, &["--out is out, which the run's folder needs"]);
     std::fs::create_dir_all(place.path("run")).unwrap();
-    for out in ["run/report.html", "run/../run/journal.jsonl", "run/a.tla"] {
+    for out in ["run/report.html", "run/../run/journal.jsonl", "run/state.json.next"] {
         let args = format!("train --model model --data data.jsonl --out {out} --run run");
         place.refused(&args, &["which the run's folder needs"]);
     }

@@ -17,7 +17,7 @@ use super::{
     names::Names,
     output::hex,
     reward_options::{self, RewardArgs, Task},
-    run_report::Reporter,
+    run_report::{REPORT, Reporter},
     threads::Threads,
     train_options::{FormArgs, PlaceArgs},
     train_settings::{of_files, of_options, of_task},
@@ -25,15 +25,17 @@ use super::{
 };
 use crate::{
     model::{OnnxModel, find_targets_by},
+    report::tensorboard::FOLDER as EVENTS,
     runtime::{Provider, SessionOptions, ready},
     train::{
         TrainError,
         fit::fit,
         folder::RunFolder,
-        journal::{End, Line, Placement, Resume, Start, VERSION},
+        journal::{End, FILE_NAME, Line, Placement, Resume, Start, VERSION},
         plan::{Plan, Wish},
         recipe::{Objective, Recipe},
         room::Longest,
+        state::{NEXT, STATE},
     },
 };
 
@@ -104,7 +106,7 @@ impl Train {
         inputs.push(self.reward.data.clone());
         files::check_output(&self.out, &inputs)?;
         let folder = self.run.clone().unwrap_or_else(|| run_folder(&self.out));
-        if settled(&self.out).starts_with(settled(&folder)) {
+        if is_needed(&self.out, &folder) {
             return Err(CliError::Usage(format!(
                 "--out is {}, which the run's folder needs. Give --run a folder of its own",
                 self.out.display()
@@ -233,6 +235,16 @@ impl Train {
             }
         }
     }
+}
+
+/// Whether `out` is the run's folder or what a run writes into it.
+fn is_needed(out: &Path, folder: &Path) -> bool {
+    let out = settled(out);
+    let Ok(inside) = out.strip_prefix(settled(folder)) else { return false };
+    let first = inside.components().next().map(|name| name.as_os_str());
+    first.is_none_or(|first| {
+        [FILE_NAME, STATE, NEXT, REPORT, EVENTS].iter().any(|name| first == *name)
+    })
 }
 
 /// Where a path leads, as far as it exists.
