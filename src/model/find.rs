@@ -76,22 +76,30 @@ pub fn find_targets_by(model: &OnnxModel, naming: &Naming) -> Result<Targets, Mo
         }
     }
     let (inside, left) = branches::modules(graph, &reader, naming);
-    for target in inside {
-        let module = target.module;
-        match found.contains_key(&module) {
-            true => skipped.push(Skipped {
-                name: target.initializer,
-                reason: format!(
-                    "a branch has {module} too; only that of the main graph is adapted"
-                ),
-            }),
-            false => drop(found.insert(module, target)),
-        }
+    let within = inside.iter().map(|t| t.module).chain(left.iter().map(|(module, _)| *module));
+    for module in within {
         if module != ModuleId::LM_HEAD {
             layers = layers.max(usize::from(module.layer) + 1);
         }
+        // Adapted in one of the two places alone it would be half an adapter.
+        if let (Some(name), Some(_)) = (claims.get(&module), found.remove(&module)) {
+            let reason = format!(
+                "a branch has {module} too; a module of both is not adapted, so export the model \
+                 without branches"
+            );
+            skipped.push(Skipped { name: (*name).into(), reason });
+        }
     }
-    skipped.extend(left);
+    for target in inside {
+        match claims.contains_key(&target.module) {
+            true => skipped.push(Skipped {
+                reason: format!("the main graph has {} too", target.module),
+                name: target.initializer,
+            }),
+            false => drop(found.insert(target.module, target)),
+        }
+    }
+    skipped.extend(left.into_iter().map(|(_, reason)| reason));
     if found.is_empty() {
         let path = model.path.clone();
         let first = skipped.first().map(|s| format!("{}: {}", s.name, s.reason));
