@@ -167,6 +167,36 @@ fn a_gemm_is_the_module_its_name_says_whichever_way_its_weight_lies() {
 }
 
 #[test]
+fn a_plain_product_of_matrices_takes_a_vector_for_each_row_beside_a_gemm_too() {
+    let reference = Place::new("qwen2-tied", |_, _, _| {});
+    let expected = reference.merged(&adapter());
+    for mixed in [false, true] {
+        let place = Place::new("qwen2-tied", |base, targets, graph| {
+            as_gemm(base, targets, graph, true);
+            let query = |n: &NodeProto| n.name().contains("layers.0/self_attn/q_proj/Gemm");
+            let read = graph.node.iter().find(|n| query(n)).unwrap().input[0].clone();
+            for gemm in graph.node.iter_mut().filter(|n| n.op_type() == "Gemm") {
+                let name = gemm.name().to_owned();
+                if mixed && query(gemm) {
+                    continue;
+                }
+                if ["k_proj", "v_proj"]
+                    .iter()
+                    .any(|n| name.contains("layers.0") && name.contains(n))
+                {
+                    gemm.input[0] = read.clone();
+                }
+                gemm.op_type = Some("MatMul".into());
+                gemm.name = Some(name.replace("Gemm", "MatMul"));
+                gemm.input.truncate(2);
+                gemm.attribute.clear();
+            }
+        });
+        place.check_graft(&adapter(), &expected, 1e-4);
+    }
+}
+
+#[test]
 fn a_gemm_that_shares_its_matrix_gets_one_of_its_own_the_way_it_reads_it() {
     let roles = RoleSet::from_roles([Role::V]).unwrap();
     let header = Header { roles, layers: 1, ..adapter() };

@@ -34,20 +34,21 @@ const ACTIVATIONS: [&str; 12] = [
     "Erf",
 ];
 
-/// The modules of a claim with their first row and number of rows; `rows` is the whole.
+/// The modules of a claim with their first row and number of rows; `rows` is the whole. Activations
+/// are `[tokens, features]` if `flat`, else `[batch, sequence, features]`.
 pub(super) fn parts(
     reader: &Reader<'_>,
     node: &NodeProto,
     claim: Claim,
     rows: usize,
+    flat: bool,
 ) -> Result<Vec<(ModuleId, usize, usize)>, String> {
     let modules: Vec<ModuleId> = claim.modules().collect();
     if let [module] = modules[..] {
         return Ok(vec![(module, 0, rows)]);
     }
     let output = node.output.first().map(String::as_str).unwrap_or_default();
-    // What a Gemm makes is [tokens, features]; activations of a decoder are [batch, sequence, features].
-    let last = if is_standard(node, "Gemm") { 1 } else { 2 };
+    let last = if flat { 1 } else { 2 };
     let sizes = cut(reader, output, [rows, modules.len()], last)?;
     let order: Vec<usize> = match claim.roles {
         [Role::Gate, Role::Up] => gate_first(reader, &sizes)?,
