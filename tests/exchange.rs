@@ -155,6 +155,24 @@ fn factors_for_peft_multiply_to_the_update() {
 }
 
 #[test]
+fn the_head_is_no_layer_for_peft() {
+    let roles = RoleSet::from_roles([Role::K, Role::LmHead]).unwrap();
+    let (model, targets) = load("optimum-fp32/qwen2-tied");
+    let whole = serde_json::json!(["k_proj", "lm_head"]);
+    let paths = serde_json::json!(["lm_head", "model.layers.1.self_attn.k_proj"]);
+    for (first_layer, expected) in [(0, whole), (1, paths)] {
+        let header = Header { roles, first_layer, layers: first_layer, ..Header::default() };
+        let mut factors =
+            rebuild_from(model.container(), &targets, &header, &[0.1; 13], 2).unwrap();
+        factors.retain(|f| f.module.layer >= first_layer);
+        let lora = lora(&targets, &header, &factors, None).unwrap();
+        let config: Value = serde_json::from_slice(&lora.config).unwrap();
+        assert_eq!(config["target_modules"], expected);
+        assert_eq!(config["layers_to_transform"], Value::Null);
+    }
+}
+
+#[test]
 fn an_adapter_file_of_onnx_runtime_is_the_values_fed() {
     let model = OnnxModel::load(&export("optimum-fp32/qwen2-tied")).unwrap();
     let targets = find_targets(&model).unwrap();

@@ -16,12 +16,12 @@ use tla::{
         OnnxModel, Targets, base_digest, find_targets,
         node::{Attribute, node, tensor_f32, tensor_i64, with_attribute},
         proto::{
-            AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType,
-            tensor_proto::DataType,
+            AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto,
+            attribute_proto::AttributeType, tensor_proto::DataType,
         },
         write_model,
     },
-    surgery::{graft, merge, rebuild_from},
+    surgery::{graft, merge, rebuild_from, verify_merged},
 };
 
 const V: [f32; 13] = [0.3, -0.2, 0.25, 0.1, -0.35, 0.2, 0.15, -0.3, 0.4, 0.05, -0.1, 0.3, 0.2];
@@ -162,6 +162,36 @@ fn a_gemm_is_the_module_its_name_says_whichever_way_its_weight_lies() {
         assert_eq!(digest(&place), digest(&reference), "transB = {}", !turned);
         let gap = place.apart(&place.merged(&adapter()), &expected);
         assert!(gap < 1e-4, "merged: {gap:e}");
+        place.check_graft(&adapter(), &expected, 1e-4);
+    }
+}
+
+#[test]
+fn a_plain_product_of_matrices_takes_a_vector_for_each_row_beside_a_gemm_too() {
+    let reference = Place::new("qwen2-tied", |_, _, _| {});
+    let expected = reference.merged(&adapter());
+    for mixed in [false, true] {
+        let place = Place::new("qwen2-tied", |base, targets, graph| {
+            as_gemm(base, targets, graph, true);
+            let query = |n: &NodeProto| n.name().contains("layers.0/self_attn/q_proj/Gemm");
+            let read = graph.node.iter().find(|n| query(n)).unwrap().input[0].clone();
+            for gemm in graph.node.iter_mut().filter(|n| n.op_type() == "Gemm") {
+                let name = gemm.name().to_owned();
+                if mixed && query(gemm) {
+                    continue;
+                }
+                if ["k_proj", "v_proj"]
+                    .iter()
+                    .any(|n| name.contains("layers.0") && name.contains(n))
+                {
+                    gemm.input[0] = read.clone();
+                }
+                gemm.op_type = Some("MatMul".into());
+                gemm.name = Some(name.replace("Gemm", "MatMul"));
+                gemm.input.truncate(2);
+                gemm.attribute.clear();
+            }
+        });
         place.check_graft(&adapter(), &expected, 1e-4);
     }
 }
@@ -384,24 +414,105 @@ fn share_integers(base: &OnnxModel, targets: &Targets, graph: &mut GraphProto) {
     graph.node.splice(0..0, [widened, turned]);
 }
 
+/// Key and value of the first layer with one matrix of 16 bits, behind a Cast and a Transpose.
+fn share_halves(base: &OnnxModel, targets: &Targets, graph: &mut GraphProto) {
+    let target = targets.get(ModuleId::new(0, Role::K)).unwrap();
+    let weight = base.weight(target).unwrap();
+    let raw = weight.iter().flat_map(|&w| half::f16::from_f32(w).to_le_bytes()).collect();
+    let shape = [target.rows as i64, target.cols as i64];
+    graph.initializer.push(bytes("h", &shape, DataType::Float16, raw));
+    let widened = node("Cast", "cast", &["h"], &["wide"]);
+    let turned = node("Transpose", "turn", &["wide"], &["turned"]);
+    for module in [ModuleId::new(0, Role::K), ModuleId::new(0, Role::V)] {
+        let site = targets.get(module).unwrap().node.as_ref().unwrap();
+        graph.node[site.index].input[1] = "turned".into();
+    }
+    let widened = with_attribute(widened, "to", Attribute::Int(DataType::Float as i64));
+    let turned = with_attribute(turned, "perm", Attribute::Ints(vec![1, 0]));
+    graph.node.splice(0..0, [widened, turned]);
+}
+
 #[test]
-fn integers_that_two_modules_share_are_copied_before_they_are_written() {
+fn what_two_modules_share_is_copied_the_way_it_is_stored_before_it_is_written() {
     let roles = RoleSet::from_roles([Role::V]).unwrap();
     let header = Header { roles, layers: 1, scale: 2.0, ..adapter() };
-    let place = Place::new("qwen2-tied", share_integers);
     let key = ModuleId::new(0, Role::K);
-    assert!(place.targets.get(key).unwrap().shared);
-    let [_, grafted, _] = place.grafted(&header);
-    let (base, merged) = (place.base(), place.merged(&header));
-    let (gap, effect) = (place.apart(&merged, &grafted), place.apart(&grafted, &base));
-    assert!(effect > 1e-2 && gap < 0.5 * effect, "{gap:e} {effect:e}");
-    let path = place.folder.path().join("merged.onnx");
-    let model = OnnxModel::load(&path).unwrap();
-    let targets = find_targets(&model).unwrap();
-    let weight = |model: &OnnxModel, targets: &Targets, module| {
-        model.weight(targets.get(module).unwrap()).unwrap()
-    };
-    let before = weight(&place.model, &place.targets, key);
-    assert_eq!(weight(&model, &targets, key), before);
-    assert_ne!(weight(&model, &targets, ModuleId::new(0, Role::V)), before);
+    for share in [share_integers, share_halves] {
+        let place = Place::new("qwen2-tied", share);
+        assert!(place.targets.get(key).unwrap().shared);
+        let [_, grafted, _] = place.grafted(&header);
+        let (base, merged) = (place.base(), place.merged(&header));
+        let (gap, effect) = (place.apart(&merged, &grafted), place.apart(&grafted, &base));
+        assert!(effect > 1e-2 && gap < 0.5 * effect, "{gap:e} {effect:e}");
+        let path = place.folder.path().join("merged.onnx");
+        let model = OnnxModel::load(&path).unwrap();
+        let factors = rebuild_from(&place.model, &place.targets, &header, &V, 2).unwrap();
+        let differs = verify_merged(&place.model, &place.targets, &header, &factors, &model, 2);
+        assert_eq!(differs.unwrap(), []);
+        let targets = find_targets(&model).unwrap();
+        let weight = |model: &OnnxModel, targets: &Targets, module| {
+            model.weight(targets.get(module).unwrap()).unwrap()
+        };
+        let before = weight(&place.model, &place.targets, key);
+        assert_eq!(weight(&model, &targets, key), before);
+        assert_ne!(weight(&model, &targets, ModuleId::new(0, Role::V)), before);
+    }
+}
+
+#[test]
+fn a_module_of_the_main_graph_and_of_a_branch_is_adapted_in_neither() {
+    let key = ModuleId::new(0, Role::K);
+    let place = Place::new("qwen2-tied", |_, targets, graph| {
+        let site = targets.get(key).unwrap().node.as_ref().unwrap();
+        let mut again = graph.node[site.index].clone();
+        again.output = vec!["again".into()];
+        let branch = GraphProto {
+            name: Some("branch".into()),
+            node: vec![again],
+            output: vec![ValueInfoProto { name: Some("again".into()), ..Default::default() }],
+            ..GraphProto::default()
+        };
+        let mut choice = node("If", "choice", &["always"], &["chosen"]);
+        choice.attribute = ["then_branch", "else_branch"]
+            .map(|name| AttributeProto {
+                name: Some(name.into()),
+                r#type: Some(AttributeType::Graph as i32),
+                g: Some(branch.clone()),
+                ..AttributeProto::default()
+            })
+            .into();
+        graph.initializer.push(bytes("always", &[], DataType::Bool, vec![1]));
+        graph.node.push(choice);
+    });
+    assert!(place.targets.get(key).is_none());
+    let reason = |s: &tla::model::Skipped| s.reason.contains("a module of both is not adapted");
+    assert!(place.targets.skipped.iter().any(reason), "{:?}", place.targets.skipped);
+    base_digest(&place.model, &place.targets).unwrap_err();
+}
+
+#[test]
+fn a_packed_gemm_is_cut_along_its_second_axis() {
+    for (axis, fits) in [(1, true), (-1, true), (2, false)] {
+        let gemm = node("Gemm", "/model/layers.0/self_attn/qkv_proj/Gemm", &["x", "w"], &["y"]);
+        let cut = node("Split", "cut", &["y", "sizes"], &["q", "k", "v"]);
+        let graph = GraphProto {
+            node: vec![
+                with_attribute(gemm, "transB", Attribute::Int(1)),
+                with_attribute(cut, "axis", Attribute::Int(axis)),
+            ],
+            initializer: vec![
+                tensor_f32("w", &[8, 4], &[0.5; 32]),
+                tensor_i64("sizes", &[3], &[4, 2, 2]),
+            ],
+            ..GraphProto::default()
+        };
+        let mut proto = plain("qwen2-tied").proto.clone();
+        proto.graph = Some(graph);
+        let model = OnnxModel::from_proto(proto, PathBuf::from("made.onnx")).unwrap();
+        let found = find_targets(&model).map(|targets| {
+            targets.targets.iter().map(|t| (t.module.role, t.rows)).collect::<Vec<_>>()
+        });
+        let expected = vec![(Role::Q, 4), (Role::K, 2), (Role::V, 2)];
+        assert_eq!(found.ok(), fits.then_some(expected), "axis {axis}");
+    }
 }

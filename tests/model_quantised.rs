@@ -184,3 +184,30 @@ fn a_grid_fitted_to_values_is_never_more_than_a_step_from_them() {
         }
     }
 }
+
+#[test]
+fn a_grid_without_zero_points_keeps_zero_as_zero() {
+    let tensors = vec![
+        stored("q", &[2, 2], DataType::Uint8, &[0, 10, 200, 255]),
+        tensor_f32("s", &[], &[0.5]),
+    ];
+    let model = model(tensors);
+    let scale = "s".to_owned();
+    let quantisation = Quantisation::Linear { scale, zero_point: None, axis: 0, block: 0 };
+    let mut grid = quantisation.grid(&model, model.initializer("q").unwrap()).unwrap();
+    let wanted = ndarray::array![[0.0, 6.0], [98.0, 140.0]];
+    grid.fit(&wanted, false, ElementType::F32);
+    assert_eq!(grid.zero([0, 0]), 0.0);
+    let step = f64::from(grid.scale([0, 0]));
+    for (found, wanted) in grid.values().iter().zip(&wanted) {
+        assert!((f64::from(*found) - wanted).abs() <= 0.51 * step, "{found} for {wanted}");
+    }
+}
+
+#[test]
+fn a_block_too_long_to_count_in_bits_is_refused() {
+    let (model, known) = blocks(4, None);
+    let Quantisation::Blocks { bits, shape, scales, zero_points, .. } = known else { panic!() };
+    let huge = Quantisation::Blocks { bits, block: 1 << 62, shape, scales, zero_points };
+    huge.grid(&model, model.initializer("q").unwrap()).unwrap_err();
+}

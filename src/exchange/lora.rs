@@ -1,7 +1,11 @@
 //! An adapter as a LoRA directory that PEFT reads: B = α·L and A = Vᵀ, each entry rounded once.
 
 use super::{ExchangeError, paths::path_of};
-use crate::{format::Header, model::Targets, projection::Factors};
+use crate::{
+    format::{Header, ModuleId},
+    model::Targets,
+    projection::Factors,
+};
 use ndarray::{Array2, ArrayView2};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::json;
@@ -31,6 +35,7 @@ pub fn lora(
     base: Option<&str>,
 ) -> Result<Lora, ExchangeError> {
     let mut suffixes = BTreeSet::new();
+    let mut paths = BTreeSet::new();
     let mut layers = BTreeSet::new();
     let mut named = Vec::with_capacity(2 * factors.len());
     for Factors { module, l, v } in factors {
@@ -39,7 +44,10 @@ pub fn lora(
             .ok_or_else(|| ExchangeError::UnknownModule { name: module.to_string() })?;
         let path = path_of(targets, target)?;
         suffixes.insert(path.rsplit('.').next().unwrap_or_default().to_owned());
-        layers.insert(module.layer);
+        paths.insert(path.clone());
+        if *module != ModuleId::LM_HEAD {
+            layers.insert(module.layer);
+        }
         let alpha = f64::from(header.scale);
         let rounded = |matrix: ArrayView2<f64>, by: f64| {
             let exact: Array2<f64> = matrix.mapv(|x| by * x);
@@ -68,7 +76,10 @@ pub fn lora(
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let tensors = safetensors::serialize(views, Some(metadata)).map_err(failed)?;
 
-    let every = layers.len() == targets.layers;
+    let every = layers.is_empty() || layers.len() == targets.layers;
+    // PEFT leaves out what lies in no layer when layers are named, so that a head needs whole paths.
+    let has_head = factors.iter().any(|f| f.module == ModuleId::LM_HEAD);
+    let (modules, every) = if has_head && !every { (paths, true) } else { (suffixes, every) };
     let config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -83,7 +94,7 @@ pub fn lora(
         "init_lora_weights": true,
         "use_rslora": false,
         "use_dora": false,
-        "target_modules": suffixes,
+        "target_modules": modules,
         "layers_to_transform": (!every).then_some(layers),
         "layers_pattern": (!every).then_some("layers"),
         "rank_pattern": {},

@@ -36,12 +36,12 @@ struct Reading<'a> {
     stored: StoredWeight<'a>,
 }
 
-/// The modules of all branches that the main graph does not have, and those that cannot be adapted.
+/// The modules of all branches, and those that cannot be adapted.
 pub(super) fn modules<'a>(
     graph: &'a GraphProto,
     reader: &Reader<'a>,
     naming: &Naming,
-) -> (Vec<Target>, Vec<Skipped>) {
+) -> (Vec<Target>, Vec<(ModuleId, Skipped)>) {
     let mut readings = BTreeMap::<ModuleId, Vec<Result<Reading<'a>, Skipped>>>::new();
     for node in &graph.node {
         let scope = Scope { holder: node, graphs: Vec::new() };
@@ -53,10 +53,11 @@ pub(super) fn modules<'a>(
             Ok(readings) => match target(module, &readings, reader) {
                 Ok(target) => found.push(target),
                 Err(reason) => {
-                    skipped.extend(readings.first().map(|r| skip(r.node, r.holder, &reason)))
+                    let first = readings.first();
+                    skipped.extend(first.map(|r| (module, skip(r.node, r.holder, &reason))))
                 }
             },
-            Err(reason) => skipped.push(reason),
+            Err(reason) => skipped.push((module, reason)),
         }
     }
     (found, skipped)

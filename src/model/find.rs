@@ -9,6 +9,7 @@ use super::{
     operators::{is_linear, is_microsoft, is_other_linear, is_standard},
     packed::{Part, parts},
     proto::NodeProto,
+    ranks::Ranks,
     reader::{Reader, Source, StoredWeight},
     targets::NodeSite,
 };
@@ -29,6 +30,7 @@ pub fn find_targets(model: &OnnxModel) -> Result<Targets, ModelError> {
 pub fn find_targets_by(model: &OnnxModel, naming: &Naming) -> Result<Targets, ModelError> {
     let graph = model.graph();
     let reader = Reader::new(graph);
+    let ranks = Ranks::new(graph, &reader);
     let mut found = BTreeMap::<ModuleId, Target>::new();
     let mut claims = BTreeMap::<ModuleId, &str>::new();
     let mut skipped = Vec::new();
@@ -70,28 +72,36 @@ pub fn find_targets_by(model: &OnnxModel, naming: &Naming) -> Result<Targets, Mo
                 });
             }
         }
-        match examine(&reader, &graph.node, node_index, node, claim, weight) {
+        match examine((&reader, &ranks), &graph.node, node_index, node, claim, weight) {
             Ok(targets) => found.extend(targets.into_iter().map(|t| (t.module, t))),
             Err(reason) => skipped.push(Skipped { name: display_name(node, node_index), reason }),
         }
     }
     let (inside, left) = branches::modules(graph, &reader, naming);
-    for target in inside {
-        let module = target.module;
-        match found.contains_key(&module) {
-            true => skipped.push(Skipped {
-                name: target.initializer,
-                reason: format!(
-                    "a branch has {module} too; only that of the main graph is adapted"
-                ),
-            }),
-            false => drop(found.insert(module, target)),
-        }
+    let within = inside.iter().map(|t| t.module).chain(left.iter().map(|(module, _)| *module));
+    for module in within {
         if module != ModuleId::LM_HEAD {
             layers = layers.max(usize::from(module.layer) + 1);
         }
+        // Adapted in one of the two places alone it would be half an adapter.
+        if let (Some(name), Some(_)) = (claims.get(&module), found.remove(&module)) {
+            let reason = format!(
+                "a branch has {module} too; a module of both is not adapted, so export the model \
+                 without branches"
+            );
+            skipped.push(Skipped { name: (*name).into(), reason });
+        }
     }
-    skipped.extend(left);
+    for target in inside {
+        match claims.contains_key(&target.module) {
+            true => skipped.push(Skipped {
+                reason: format!("the main graph has {} too", target.module),
+                name: target.initializer,
+            }),
+            false => drop(found.insert(target.module, target)),
+        }
+    }
+    skipped.extend(left.into_iter().map(|(_, reason)| reason));
     if found.is_empty() {
         let path = model.path.clone();
         let first = skipped.first().map(|s| format!("{}: {}", s.name, s.reason));
@@ -110,7 +120,7 @@ pub(super) fn display_name(node: &NodeProto, index: usize) -> String {
 
 /// The modules of one node, none if it is not linear, or why they cannot be adapted.
 fn examine<'a>(
-    reader: &Reader<'a>,
+    (reader, ranks): (&Reader<'a>, &Ranks<'a>),
     nodes: &'a [NodeProto],
     node_index: usize,
     node: &'a NodeProto,
@@ -179,9 +189,10 @@ fn examine<'a>(
     }
     // The right operand of MatMul is [in, out], that of MatMulNBits and of Gemm with transB [out, in];
     // every Transpose on the way turns it.
-    let flat = is_standard(node, "Gemm");
-    let reads_canonical = flat && flag(node, "transB");
-    if flat && (flag(node, "transA") || float_attribute(node, "alpha").is_some_and(|a| a != 1.0)) {
+    let is_gemm = is_standard(node, "Gemm");
+    let reads_canonical = is_gemm && flag(node, "transB");
+    if is_gemm && (flag(node, "transA") || float_attribute(node, "alpha").is_some_and(|a| a != 1.0))
+    {
         return Err("a Gemm that turns or scales what it multiplies; export the layer as a plain \
                     Linear"
             .into());
@@ -197,7 +208,8 @@ fn examine<'a>(
     }
     let (input, product) = ends;
     let (rows, cols) = if stored_transposed { (second, first) } else { (first, second) };
-    let parts = parts(reader, node, claim, rows)?;
+    let flat = is_gemm || ranks.is_matrix(&input);
+    let parts = parts(reader, node, claim, rows, flat)?;
     let packed = parts.len() > 1;
     let target = |(module, first, part_rows)| Target {
         module,

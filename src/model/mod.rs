@@ -25,6 +25,7 @@ mod operators;
 mod packed;
 pub mod proto;
 mod quantised;
+mod ranks;
 mod reader;
 mod requantise;
 mod safetensors;

@@ -34,19 +34,22 @@ const ACTIVATIONS: [&str; 12] = [
     "Erf",
 ];
 
-/// The modules of a claim with their first row and number of rows; `rows` is the whole.
+/// The modules of a claim with their first row and number of rows; `rows` is the whole. Activations
+/// are `[tokens, features]` if `flat`, else `[batch, sequence, features]`.
 pub(super) fn parts(
     reader: &Reader<'_>,
     node: &NodeProto,
     claim: Claim,
     rows: usize,
+    flat: bool,
 ) -> Result<Vec<(ModuleId, usize, usize)>, String> {
     let modules: Vec<ModuleId> = claim.modules().collect();
     if let [module] = modules[..] {
         return Ok(vec![(module, 0, rows)]);
     }
     let output = node.output.first().map(String::as_str).unwrap_or_default();
-    let sizes = cut(reader, output, rows, modules.len())?;
+    let last = if flat { 1 } else { 2 };
+    let sizes = cut(reader, output, [rows, modules.len()], last)?;
     let order: Vec<usize> = match claim.roles {
         [Role::Gate, Role::Up] => gate_first(reader, &sizes)?,
         _ => (0..modules.len()).collect(),
@@ -70,8 +73,8 @@ struct Cut<'a> {
 fn cut<'a>(
     reader: &Reader<'a>,
     output: &'a str,
-    rows: usize,
-    pieces: usize,
+    [rows, pieces]: [usize; 2],
+    last: i64,
 ) -> Result<Vec<Cut<'a>>, String> {
     let mut value = output;
     // A bias is added to all pieces at once.
@@ -84,9 +87,9 @@ fn cut<'a>(
     let followers = reader.readers(value);
     let found = match followers {
         [one] if is_microsoft(one, "GroupQueryAttention") => heads(one, value, rows),
-        [one] if is_standard(one, "Split") => split(reader, one, rows),
+        [one] if is_standard(one, "Split") => split(reader, one, rows, last),
         [_, ..] if followers.iter().all(|n| is_standard(n, "Slice")) => {
-            slices(reader, followers, rows)
+            slices(reader, followers, rows, last)
         }
         _ => None,
     };
@@ -119,8 +122,13 @@ fn heads<'a>(node: &NodeProto, value: &str, rows: usize) -> Option<Vec<Cut<'a>>>
     Some([queries, keys, keys].map(|n| Cut { rows: n * size, name: "" }).into())
 }
 
-fn split<'a>(reader: &Reader<'a>, node: &'a NodeProto, rows: usize) -> Option<Vec<Cut<'a>>> {
-    is_last_axis(int_attribute(node, "axis").unwrap_or(0))?;
+fn split<'a>(
+    reader: &Reader<'a>,
+    node: &'a NodeProto,
+    rows: usize,
+    last: i64,
+) -> Option<Vec<Cut<'a>>> {
+    is_last_axis(int_attribute(node, "axis").unwrap_or(0), last)?;
     let pieces = node.output.len();
     let sizes = match node.input.get(1).filter(|name| !name.is_empty()) {
         Some(sizes) => reader.integers(sizes)?,
@@ -140,7 +148,12 @@ fn split<'a>(reader: &Reader<'a>, node: &'a NodeProto, rows: usize) -> Option<Ve
 }
 
 /// Slices that follow each other without a gap.
-fn slices<'a>(reader: &Reader<'a>, nodes: &[&'a NodeProto], rows: usize) -> Option<Vec<Cut<'a>>> {
+fn slices<'a>(
+    reader: &Reader<'a>,
+    nodes: &[&'a NodeProto],
+    rows: usize,
+    last: i64,
+) -> Option<Vec<Cut<'a>>> {
     let one = |node: &'a NodeProto, slot: usize| match &reader.integers(node.input.get(slot)?)?[..]
     {
         &[number] => Some(number),
@@ -148,7 +161,7 @@ fn slices<'a>(reader: &Reader<'a>, nodes: &[&'a NodeProto], rows: usize) -> Opti
     };
     let mut cuts = Vec::with_capacity(nodes.len());
     for node in nodes {
-        is_last_axis(one(node, 3)?)?;
+        is_last_axis(one(node, 3)?, last)?;
         if node.input.get(4).is_some_and(|step| !step.is_empty()) && one(node, 4)? != 1 {
             return None;
         }
@@ -166,9 +179,8 @@ fn slices<'a>(reader: &Reader<'a>, nodes: &[&'a NodeProto], rows: usize) -> Opti
     cuts.collect()
 }
 
-fn is_last_axis(axis: i64) -> Option<()> {
-    // Activations of a decoder are [batch, sequence, features].
-    matches!(axis, -1 | 2).then_some(())
+fn is_last_axis(axis: i64, last: i64) -> Option<()> {
+    (axis == -1 || axis == last).then_some(())
 }
 
 /// The places of gate and up, by which piece goes through the activation.

@@ -185,8 +185,9 @@ fn blocks(
 ) -> Result<Grid, ModelError> {
     let runs = columns.div_ceil(block);
     let bytes = model.tensor_bytes(tensor)?;
-    let block_bytes = (block * bits).div_ceil(8);
-    if bytes.len() != rows * runs * block_bytes {
+    let block_bytes = block.checked_mul(bits).ok_or_else(|| misfit(tensor))?.div_ceil(8);
+    let whole = rows.checked_mul(runs).and_then(|all| all.checked_mul(block_bytes));
+    if whole != Some(bytes.len()) {
         return Err(misfit(tensor));
     }
     let integers = Array2::from_shape_fn((rows, columns), |(row, column)| {

@@ -21,7 +21,7 @@ impl Grid {
     }
 
     /// Fits scale and zero of every run to `values`, as ONNX Runtime's own quantiser does, and
-    /// rounds to them. Without zero points of its own a grid stays symmetric. Scales are rounded to
+    /// rounds to them. Without zero points of its own a grid keeps what stands for zero. Scales are rounded to
     /// `element` first, in which they are stored. Runs of zeros, and those that stand for `values`
     /// already, keep what they have.
     pub fn fit(&mut self, values: &Array2<f64>, has_zeros: bool, element: ElementType) {
@@ -46,12 +46,17 @@ impl Grid {
                     let zero = (least - low / f64::from(scale)).round_ties_even();
                     (scale, zero.clamp(least, largest) as f32)
                 }
-                // The end of the range with one more step is for the value with the larger size.
-                false if least == 0.0 => {
-                    let middle = (largest + 1.0) / 2.0;
-                    (stored(extreme / -middle, element), middle as f32)
+                false => {
+                    let zero = self.zeros()[run];
+                    let scale = match (least == 0.0, zero == 0.0) {
+                        // The end with one more step is for the value with the larger size.
+                        (true, false) => extreme / -f64::from(zero),
+                        // No integer stands for less than zero.
+                        (true, true) => high / largest,
+                        (false, _) => extreme.abs() / largest,
+                    };
+                    (stored(scale, element), zero)
                 }
-                false => (stored(extreme.abs() / largest, element), 0.0),
             };
             if scale != 0.0 && scale.is_finite() {
                 self.set(run, scale, zero);

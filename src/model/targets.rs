@@ -49,7 +49,7 @@ pub struct NodeSite {
     pub input: String,
     /// The place of the node that makes the product in floats: its own, unless it multiplies integers.
     pub product: usize,
-    /// Whether activations have two dimensions, as those of `Gemm`.
+    /// Whether activations are known to have two dimensions, as those of `Gemm`.
     pub flat: bool,
 }
 

@@ -11,10 +11,17 @@ pub(super) fn reads_canonical(target: &Target) -> bool {
     target.node.as_ref().is_some_and(|site| site.reads_canonical)
 }
 
+/// Whether a copy is stored like the original: integers, and floats that become others on their way
+/// to the node.
+pub(super) fn copied_as_stored(target: &Target) -> bool {
+    target.quantisation.is_some() || target.computed_in != target.dtype
+}
+
 /// The name of a matrix of the target's own, which the edits put in the place of the shared one.
 ///
 /// Of floats it is stored as the node reads it and read directly, whatever Identity or Transpose led to
-/// the original. Of integers it is stored like the original, and what led to it is made again.
+/// the original. Of integers, and of floats behind a Cast, it is stored like the original, and what led
+/// to it is made again.
 pub(super) fn copy_for(
     base: &OnnxModel,
     target: &Target,
@@ -34,10 +41,11 @@ pub(super) fn copy_for(
     let node = graph.node.get(node_index);
     let from = node.and_then(|n| n.input.get(slot)).cloned().unwrap_or_default();
     let (rows, cols) = (target.stored_rows() as i64, target.cols as i64);
-    let dims = match (&target.quantisation, site.reads_canonical) {
-        (Some(_), _) => old.dims.clone(),
-        (None, true) => vec![rows, cols],
-        (None, false) => vec![cols, rows],
+    let as_stored = copied_as_stored(target);
+    let dims = match (as_stored, site.reads_canonical) {
+        (true, _) => old.dims.clone(),
+        (false, true) => vec![rows, cols],
+        (false, false) => vec![cols, rows],
     };
     let data_type = old.data_type;
     patch.edits.push(Edit::AddInitializer(promised(TensorProto {
@@ -46,9 +54,9 @@ pub(super) fn copy_for(
         data_type,
         ..TensorProto::default()
     })));
-    let to = match &target.quantisation {
-        Some(_) => way(graph, target, &from, &own, patch).ok_or_else(none)?,
-        None => own.clone(),
+    let to = match as_stored {
+        true => way(graph, target, &from, &own, patch).ok_or_else(none)?,
+        false => own.clone(),
     };
     patch.edits.push(Edit::RewireInput { node_index, slot, from, to });
     Ok(own)

@@ -77,14 +77,17 @@ impl Fan<'_, '_> {
         let mut nodes = Vec::new();
         let wide = first.wide(&mut nodes);
         nodes.push(node("MatMul", &narrow, &[&wide, &right], &[&narrow]));
-        let narrow = match first.at.flat {
+        // They read one value: what is known of it where it is read once holds for all.
+        let flat = self.sites.iter().any(|site| site.at.flat);
+        let narrow = match flat {
             true => by_row(patch, &mut nodes, &narrow, &mixing, count * rank),
             false => narrow,
         };
         nodes.push(node("MatMul", &mixed, &[&narrow, &mixing], &[&mixed]));
         let mut offset = 0;
         for site in &self.sites {
-            site.add(graph, patch, std::mem::take(&mut nodes), &mixed, [columns, offset])?;
+            let nodes = std::mem::take(&mut nodes);
+            site.add(graph, patch, nodes, &mixed, [columns, offset], flat)?;
             offset += site.paths.len() * rank;
         }
         Ok(())

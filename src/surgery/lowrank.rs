@@ -172,7 +172,7 @@ impl Site<'_, '_> {
                 name
             }
         };
-        self.add(graph, patch, nodes, &joined, [self.paths.len() * rank, 0])
+        self.add(graph, patch, nodes, &joined, [self.paths.len() * rank, 0], self.at.flat)
     }
 
     /// A name of the first module's.
@@ -194,7 +194,7 @@ impl Site<'_, '_> {
 
     /// Adds the product of the columns `mixed` with Lᵀ to what the node makes, behind `nodes`. The
     /// base product gets another name; the sum takes the one everybody reads. Of the `height` columns
-    /// those from `offset` on are the site's.
+    /// those from `offset` on are the site's. `flat` where activations have two dimensions.
     pub fn add(
         &self,
         graph: &GraphProto,
@@ -202,6 +202,7 @@ impl Site<'_, '_> {
         mut nodes: Vec<NodeProto>,
         mixed: &str,
         [height, offset]: [usize; 2],
+        flat: bool,
     ) -> Result<(), GraftError> {
         let (module, node_index) = (self.target.module, self.at.product);
         let output = graph.node.get(node_index).and_then(|product| product.output.first());
@@ -217,7 +218,7 @@ impl Site<'_, '_> {
                 name
             }
         };
-        let update = match self.at.flat {
+        let update = match flat {
             true => {
                 let (shape, flat) = (self.name("base_shape"), self.name("flat"));
                 nodes.push(node("Shape", &shape, &[&base], &[&shape]));

@@ -3,7 +3,7 @@
 use super::{
     Addend, ModuleSurvival, Patch, SurgeryError, Survival,
     addend::updates,
-    copies::{copy_for, reads_canonical},
+    copies::{copied_as_stored, copy_for, reads_canonical},
     merging::{Update, from_reader},
     refuse_grafted,
     whole::{Integers, Part, integers, packed},
@@ -43,7 +43,7 @@ pub struct OnnxMerge<'a> {
 struct Weight<'a> {
     /// The modules in it that change; one, unless it is packed.
     parts: Vec<Part<'a>>,
-    /// Whether it is a copy, stored as its node reads it, of a matrix that others read too.
+    /// Whether it is a copy of a matrix that others read too.
     copied: bool,
 }
 
@@ -195,7 +195,10 @@ impl Contents for OnnxMerge<'_> {
         if target.quantisation.is_some() {
             return Ok(each(&self.integers(name)?.values)?);
         }
-        let is_turned = if *copied { !reads_canonical(target) } else { target.stored_transposed };
+        let is_turned = match *copied && !copied_as_stored(target) {
+            true => !reads_canonical(target),
+            false => target.stored_transposed,
+        };
         let to_turn = is_turned != target.stored_transposed;
         if target.part.is_some() || to_turn {
             let mut bytes = self.base.tensor_bytes(tensor)?.to_vec();

@@ -5,7 +5,7 @@ use crate::{
     format::Header,
     model::{
         Contents, ElementType, Model, OnnxModel, Surplus, Targets,
-        proto::{GraphProto, ModelProto, TensorProto},
+        proto::{GraphProto, ModelProto, TensorProto, tensor_proto::DataLocation},
     },
     projection::Factors,
 };
@@ -222,10 +222,12 @@ fn values(
     found: &OnnxModel,
     other: &TensorProto,
 ) -> Result<Option<(String, usize)>, SurgeryError> {
-    // Integers and strings in typed fields have no bytes to compare; their messages do.
+    // Integers and strings in typed fields have no bytes to compare; their messages do. What a merge
+    // makes is in no field yet.
     let typed = |t: &TensorProto| {
         t.raw_data.is_none()
             && t.external_data.is_empty()
+            && t.data_location() != DataLocation::External
             && matches!(ElementType::of(t), ElementType::Other(_))
     };
     if typed(tensor) || typed(other) {
