@@ -59,7 +59,7 @@ impl Layout {
 /// `grafted` with the loss, its gradient and nothing else as outputs.
 ///
 /// # Errors
-/// As [`GradientGraph::build`].
+/// As [`GradientGraph::build`](super::gradient::GradientGraph::build).
 pub fn gradient_model(
     grafted: &ModelProto,
     path: &FilePath,

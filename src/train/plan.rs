@@ -150,7 +150,7 @@ impl<'a> Plan<'a> {
     /// Checks that the model has room for `problems`, in the words they are put in.
     ///
     /// # Errors
-    /// As [`room::check`](super::room::check).
+    /// As [`room::check`].
     pub fn check_room(&self, problems: &[Problem], longest: Longest) -> Result<(), TrainError> {
         room::check(&self.voice, problems, longest)
     }
