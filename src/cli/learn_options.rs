@@ -33,7 +33,7 @@ pub struct LearnArgs {
     /// Answers sampled per problem
     #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Learning")]
     samples: usize,
-    /// Longest answer, in tokens; a longer one is cut and worth nothing
+    /// Longest answer, in tokens; a longer one is cut and worth 0, or the least of its step if that is less
     #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Learning")]
     max_tokens: usize,
     /// Sampling temperature

@@ -44,8 +44,8 @@ use crate::{
 /// The defaults suit a small model and short answers. For real models the paper (arXiv 2602.04118)
 /// took, on GSM8K: --kl 0, --samples 4, batches of 64, 3 passes over the problems; on MATH: --kl 0.001,
 /// --temperature 1, --samples 8, --max-tokens 3072, batches of 256; learning rates swept over 1e-7 to
-/// 2e-4 for a projection whose scale it does not state, so sweep --learning-rate anew. SFT needs
-/// several times as many numbers for the same gain.
+/// 2e-4 for a projection whose scale it does not state, so sweep --learning-rate anew. SFT gained
+/// less there at the same size.
 ///
 /// After every step the run folder holds the state that --resume goes on from, to the same bits on a
 /// CPU as if the run had not been stopped. Ctrl-C or SIGTERM ends the run after the present step,
