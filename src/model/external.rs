@@ -42,6 +42,40 @@ pub(super) fn leave(tensor: &mut TensorProto, range: &Range<u64>) {
     tensor.external_data = [pair("location", SELF.into())].into_iter().chain(numbers).collect();
 }
 
+/// Puts `bytes` into `tensor`, of the model at `model`, which goes on naming the place in a file
+/// that it has them from. No place is named that a runtime would not look in.
+pub(super) fn load(tensor: &mut TensorProto, model: &Path, bytes: Bytes) {
+    if location(tensor) == SELF {
+        match own_name(model) {
+            Some(name) => relocate(tensor, &name),
+            None => tensor.external_data.clear(),
+        }
+    }
+    (tensor.raw_data, tensor.data_location) = (Some(bytes), None);
+}
+
+/// The name of the model's file, if following links does not lead out of its folder.
+fn own_name(model: &Path) -> Option<String> {
+    let real = fs::canonicalize(model).ok()?;
+    let home = fs::canonicalize(folder_of(model)).ok()?;
+    let name = model.file_name()?.to_str()?;
+    (real.parent() == Some(home.as_path())).then(|| name.to_owned())
+}
+
+/// `tensor`, whose bytes are in memory, naming only the place in a file that it has them from, if
+/// it knows one.
+pub(crate) fn unloaded(tensor: &TensorProto) -> Option<TensorProto> {
+    let known = tensor.raw_data.is_some() && !tensor.external_data.is_empty();
+    known.then(|| TensorProto {
+        name: tensor.name.clone(),
+        dims: tensor.dims.clone(),
+        data_type: tensor.data_type,
+        data_location: Some(DataLocation::External as i32),
+        external_data: tensor.external_data.clone(),
+        ..TensorProto::default()
+    })
+}
+
 /// `tensor` without any values, whose contents are given when it is written.
 pub(crate) fn promised(tensor: TensorProto) -> TensorProto {
     TensorProto {
@@ -192,7 +226,8 @@ pub(crate) fn open(model: &Path, tensor: &TensorProto) -> Result<(Region, Take<F
 /// Reads the bytes of an external `tensor` of the model at `model`.
 pub(crate) fn read(model: &Path, tensor: &TensorProto) -> Result<Bytes, ModelError> {
     let (region, mut source) = open(model, tensor)?;
-    let mut bytes = Vec::new();
+    // No more than the file has: the region was checked against its size.
+    let mut bytes = Vec::with_capacity(usize::try_from(region.length).unwrap_or(0));
     source
         .read_to_end(&mut bytes)
         .map_err(|e| ModelError::io("read the external data file", &region.path, e))?;

@@ -13,7 +13,7 @@ mod data;
 mod digest;
 mod dtypes;
 mod error;
-mod external;
+pub(crate) mod external;
 mod fields;
 mod find;
 mod integers;

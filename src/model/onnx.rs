@@ -152,16 +152,17 @@ impl OnnxModel {
         self.inline(self.proto.clone())
     }
 
-    /// The model with every weight in memory, wherever it lies.
+    /// The model with every weight in memory, wherever it lies. What was read from a file still
+    /// names its place there, which counts for nothing beside the bytes.
     pub fn whole(&self) -> Result<ModelProto, ModelError> {
-        let mut proto = self.inlined()?;
+        let mut proto = self.proto.clone();
         let Some(graph) = proto.graph.as_mut() else { return Ok(proto) };
         let attributes = graph.node.iter_mut().flat_map(|node| &mut node.attribute);
         let constants = attributes.filter_map(|attribute| attribute.t.as_mut());
         for tensor in graph.initializer.iter_mut().chain(constants) {
-            if external::is_beside(tensor) {
-                tensor.raw_data = Some(self.tensor_bytes(tensor)?);
-                (tensor.data_location, tensor.external_data) = (None, Vec::new());
+            if external::is_external(tensor) {
+                let bytes = self.tensor_bytes(tensor)?;
+                external::load(tensor, &self.path, bytes);
             }
         }
         Ok(proto)
