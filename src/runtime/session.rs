@@ -218,6 +218,8 @@ fn configured(
         // chooses tokens, or another graph has its turn.
         .with_intra_op_spinning(true)?
         .with_config_entry("session.force_spinning_stop", "1")?
+        // Batches differ in size, and a plan of memory would be kept for every size there was.
+        .with_memory_pattern(false)?
         .with_prepacking(packed)?
         .with_config_entry("session.model_external_initializers_file_folder_path", folder)?;
     match options.provider {
