@@ -49,6 +49,7 @@ pub(crate) use onnx::MAX_FILE;
 pub use onnx::OnnxModel;
 pub use packed::Part;
 pub use quantised::{Grid, Quantisation};
+pub(crate) use reader::count_uses;
 pub use requantise::scale_bytes;
 pub use safetensors::{Checkpoint, CheckpointError, Shard, Tensor, TensorReader};
 pub use staged::Staged;
