@@ -180,6 +180,11 @@ impl Contents for OnnxMerge<'_> {
         self.weights.contains_key(name) || self.beside.contains_key(name)
     }
 
+    fn copied_from(&self, name: &str) -> Option<&str> {
+        let weight = self.weights.get(name).filter(|weight| weight.copied)?;
+        Some(&weight.target().initializer)
+    }
+
     fn give(
         &mut self,
         name: &str,
