@@ -105,7 +105,7 @@ impl DataFiles {
                 continue;
             };
             let Some(length) = dtypes::expected_bytes(tensor)? else { continue };
-            let start = file.end().next_multiple_of(PAGE);
+            let start = file.end().checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
             external::put(tensor, &slashed(&location), start, length);
             held.insert(name.clone());
             file.ranges.push(Range { start, length, name });
