@@ -63,8 +63,8 @@ impl Case {
     }
 
     /// The largest difference of a sampled log-probability to what the gradient graph finds.
-    fn apart(&mut self) -> f32 {
-        let sampled = Decoding::Sampled { temperature: 1.0, seed: 3, step: 1, first_row: 0 };
+    fn apart(&mut self, step: u64) -> f32 {
+        let sampled = Decoding::Sampled { temperature: 1.0, seed: 3, step, first_row: 0 };
         let (answers, prompts) = (self.answers(sampled), prompts());
         let samples: Vec<Sample<'_>> = answers
             .iter()
@@ -162,14 +162,24 @@ fn what_is_sampled_is_what_is_differentiated() {
         ("dynamo-cache-fp32-op23/qwen2-tied", 1e-5),
         ("genai-fp32-cpu/qwen2-tied", 1e-5),
         ("genai-fp32-cpu/llama-untied", 1e-5),
-        ("genai-int4-cpu/qwen2-tied", 1e-2),
         ("transformers.js/model_q4.onnx", 1e-5),
         ("optimum-fp16/qwen2-tied", 1e-2),
         ("genai-fp16-cuda/qwen2-tied", 1e-2),
         ("transformers.js/model_fp16.onnx", 1e-2),
     ] {
-        let apart = case(name).apart();
+        let apart = case(name).apart(1);
         println!("{name}: {apart:.1e}");
         assert!(apart < near, "{name}: {apart}");
     }
+}
+
+/// At `accuracy_level` 4 the runtime rounds activations to eight bits. The graphs sum in other orders, so
+/// now and then one of them is rounded to its other neighbour.
+#[test]
+fn where_activations_are_rounded_too_most_batches_are_the_same_and_none_is_far_off() {
+    let mut case = case("genai-int4-cpu/qwen2-tied");
+    let mut apart: Vec<f32> = (1..=15).map(|step| case.apart(step)).collect();
+    apart.sort_by(f32::total_cmp);
+    println!("genai-int4-cpu: {apart:?}");
+    assert!(apart[7] < 1e-5 && apart[14] < 0.1, "{apart:?}");
 }

@@ -35,11 +35,7 @@ pub(crate) fn is_beside(tensor: &TensorProto) -> bool {
 
 /// Lets `tensor` say that its bytes lie in this range of the model's own file.
 pub(super) fn leave(tensor: &mut TensorProto, range: &Range<u64>) {
-    let numbers = [("offset", range.start), ("length", range.end - range.start)];
-    let numbers = numbers.map(|(key, value)| pair(key, value.to_string()));
-    tensor.raw_data = None;
-    tensor.data_location = Some(DataLocation::External as i32);
-    tensor.external_data = [pair("location", SELF.into())].into_iter().chain(numbers).collect();
+    put(tensor, SELF, range.start, range.end - range.start);
 }
 
 /// Puts `bytes` into `tensor`, of the model at `model`, which goes on naming the place in a file
@@ -100,6 +96,15 @@ pub(super) fn own_range(tensor: &TensorProto) -> Result<Range<u64>, ModelError> 
     let (offset, length) = (offset?.unwrap_or(0), length?.unwrap_or(0));
     dtypes::check_length(tensor, length)?;
     Ok(offset..offset.saturating_add(length))
+}
+
+/// Lets `tensor` say that its bytes lie in this range of a data file.
+pub(super) fn put(tensor: &mut TensorProto, location: &str, offset: u64, length: u64) {
+    let numbers = [("offset", offset), ("length", length)];
+    let numbers = numbers.map(|(key, value)| pair(key, value.to_string()));
+    tensor.raw_data = None;
+    tensor.data_location = Some(DataLocation::External as i32);
+    tensor.external_data = [pair("location", location.into())].into_iter().chain(numbers).collect();
 }
 
 /// Lets `tensor` name another data file.

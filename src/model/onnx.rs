@@ -4,6 +4,7 @@ use super::{
     Checkpoint, ModelError, Target, constants,
     dtypes::{self, ElementType},
     external,
+    home::{below_home, home_of, only_graph},
     layout::{self, Layout, Surplus},
     packed::Part,
     proto::{GraphProto, ModelProto, TensorProto},
@@ -145,6 +146,17 @@ impl OnnxModel {
     /// The folder that external data are relative to.
     pub fn folder(&self) -> &Path {
         external::folder_of(&self.path)
+    }
+
+    /// The folder in which tokenizer and configurations are looked for: that of the model, or the one
+    /// above it if the model lies in a folder `onnx` without such files, as transformers.js has it.
+    pub fn home(&self) -> PathBuf {
+        home_of(&self.path)
+    }
+
+    /// Where the model lies below [`home`](Self::home), if not right in it.
+    pub fn below_home(&self) -> Option<PathBuf> {
+        below_home(&self.path)
     }
 
     /// The model with all that lies in its file, as runtimes read it. Data files stay beside it.
@@ -326,10 +338,12 @@ fn find_file(path: &Path) -> Result<PathBuf, ModelError> {
     match kind(&file)? {
         Some(meta) if meta.is_file() => Ok(file),
         Some(_) => Err(ModelError::NotAFile { path: file }),
-        None => Err(match Checkpoint::in_folder(path) {
-            Some(path) => ModelError::NoGraph { path },
-            None => ModelError::NoModelInFolder { path: path.into() },
-        }),
+        None => match Checkpoint::in_folder(path) {
+            Some(path) => Err(ModelError::NoGraph { path }),
+            None => {
+                only_graph(path)?.ok_or_else(|| ModelError::NoModelInFolder { path: path.into() })
+            }
+        },
     }
 }
 
