@@ -147,7 +147,7 @@ peers-rollouts: peers-trl
 peers-full: peers-trl
 	target/peers-trl/bin/python benches/peers/full_rl.py --run target/peers-full $(PEERS)
 
-# RL beside SFT by the number of numbers, placement and tying: 90 runs, about two hours; goes on where it was
+# RL beside SFT by the number of numbers, placement and tying: 130 runs, half an hour; goes on where it was
 # stopped: make contrast CONTRAST="--minutes 60"
 contrast: setup build
 	$(VENV)/bin/python benches/contrast.py --tla target/release/tla --run target/contrast \

@@ -3,7 +3,9 @@
     python benches/contrast.py --tla target/release/tla --run target/contrast [--minutes 60] [--table-only]
 
 Every cell is trained for 60 steps of `tla train` and evaluated greedily on the 800 held-out problems, once per run
-seed. Runs that are finished are remembered in results.jsonl in the run folder and not made again, so the bench can be
+seed. Supervised training imitates the fixture's solutions, which are the base's own way to reason, or the same in
+other words (contrast_words.py); the latter at three rates with the first seed, and the best of them on the held-out
+problems themselves, which favours it, with the others. Runs that are finished are remembered in results.jsonl in the run folder and not made again, so the bench can be
 stopped and called again; the cells that say most come first, all of them with one seed before any with the next.
 What is known is printed as a Markdown table and drawn to --plot. Standard library only; `make contrast` runs it.
 """
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import contrast_plot
+import contrast_words
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "fixtures" / "wordmath"
@@ -26,6 +29,7 @@ DATA = ROOT / "fixtures" / "data"
 WIDTH = 13
 MODULES = 28
 SQUARE = 4
+OTHER_RATES = [0.03, 0.003, 0.0003]
 
 
 class Cell(NamedTuple):
@@ -36,6 +40,7 @@ class Cell(NamedTuple):
     placement: str
     tying: str = "tiled"
     form: str = "seeded"
+    solutions: str = "own"
 
     @property
     def groups(self) -> int:
@@ -70,11 +75,18 @@ def cells() -> list[Cell]:
     return order
 
 
-def key(cell: Cell, seed: int) -> dict:
-    return {**cell._asdict(), "seed": seed}
+def in_other_words() -> list[Cell]:
+    """The cells of supervised training on other people's solutions."""
+    places = [(13, "auto"), (13, "spread"), (208, "auto"), (208, "spread"), (52, "auto"), (4, "auto"), (1, "auto")]
+    order = [Cell("sft", params, where, solutions="other") for params, where in places]
+    return [*order, Cell("sft", SQUARE * MODULES, "spread", form="unit", solutions="other")]
 
 
-def trained(options: argparse.Namespace, cell: Cell, seed: int) -> dict:
+def key(cell: Cell, seed: int, rate: float | None = None) -> dict:
+    return {**cell._asdict(), "seed": seed, **({"rate": rate} if rate else {})}
+
+
+def trained(options: argparse.Namespace, cell: Cell, seed: int, rate: float | None) -> dict:
     """One run: what came of it, or what the program said was wrong."""
     folder = options.run / "one"
     shutil.rmtree(folder, ignore_errors=True)
@@ -86,10 +98,12 @@ def trained(options: argparse.Namespace, cell: Cell, seed: int) -> dict:
         said = done.stderr.strip().splitlines()
         return (done.stdout, "") if done.returncode == 0 else ("", said[-1] if said else f"exit {done.returncode}")
 
-    rate = {"grpo": options.rate, "sft": options.sft_rate}[cell.objective]
     more = ["--learning-rate", rate] if rate else []
+    data = DATA / "train.jsonl"
+    if cell.solutions == "other":
+        data = contrast_words.rewrite(data, folder / "reworded.jsonl")
     started = time.monotonic()
-    _, wrong = tla("train", "--model", MODEL, "--data", DATA / "train.jsonl", "--out", adapter, "--steps",
+    _, wrong = tla("train", "--model", MODEL, "--data", data, "--out", adapter, "--steps",
                    options.steps, "--threads", options.threads, *cell.arguments(seed), *more)
     if wrong:
         return {"error": wrong}
@@ -124,9 +138,17 @@ class Memory:
         except json.JSONDecodeError:
             return {}
 
-    def of(self, cell: Cell, seed: int) -> dict | None:
-        wanted = key(cell, seed)
-        return next((row for row in reversed(self.rows) if wanted.items() <= row.items()), None)
+    def of(self, cell: Cell, seed: int, rate: float | None = None) -> dict | None:
+        wanted = key(cell, seed, rate)
+        known = ({"solutions": "own", **row} for row in reversed(self.rows))
+        return next((row for row in known if wanted.items() <= row.items()), None)
+
+    def best_rate(self, cell: Cell, seed: int) -> float | None:
+        """Of a cell in other words, once all rates were tried."""
+        tried = {rate: self.of(cell, seed, rate) for rate in OTHER_RATES}
+        if not all(tried.values()):
+            return None
+        return max(OTHER_RATES, key=lambda rate: tried[rate].get("after", 0))
 
     def add(self, row: dict) -> None:
         self.rows.append(row)
@@ -144,35 +166,69 @@ def spoken(rows: list[dict]) -> str:
     return ", ".join(filter(None, [text, f"{failed} failed" if failed else ""])) or "not run"
 
 
+def chosen(memory: Memory, cell: Cell, seeds: list[int]) -> tuple[float | None, list[dict]]:
+    """The rate that a cell runs at, where it is chosen, and its runs."""
+    rate = memory.best_rate(cell, seeds[0]) if cell.solutions == "other" else None
+    if cell.solutions == "other" and rate is None:
+        return None, []
+    return rate, [row for seed in seeds if (row := memory.of(cell, seed, rate))]
+
+
 def table(memory: Memory, seeds: list[int]) -> str:
-    """Rows by form and placement, a column for each objective."""
-    lines = ["| numbers | placement | RL | SFT |", "|---|---|---|---|"]
+    """Rows by form and placement, a column for each way to learn."""
+    lines = ["| numbers | placement | RL | SFT, its own words | SFT, other words |", "|---|---|---|---|---|"]
     ordered = sorted({cell._replace(objective="grpo") for cell in cells()},
                      key=lambda c: (c.placement, c.form, c.params, c.tying != "tiled"))
     for cell in ordered:
-        found = [[row for seed in seeds if (row := memory.of(cell._replace(objective=o), seed))]
-                 for o in ["grpo", "sft"]]
-        lines.append(f"| {cell.name} | {cell.placement} | " + " | ".join(map(spoken, found)) + " |")
+        found = [spoken(chosen(memory, cell._replace(objective=o), seeds)[1]) for o in ["grpo", "sft"]]
+        other = cell._replace(objective="sft", solutions="other")
+        rate, rows = chosen(memory, other, seeds)
+        found.append((spoken(rows) + (f" at {rate:g}" if rate else "")) if other in in_other_words() else "")
+        lines.append(f"| {cell.name} | {cell.placement} | " + " | ".join(found) + " |")
+    return "\n".join(lines)
+
+
+def rates(memory: Memory, seed: int) -> str:
+    """What every rate came to in other words."""
+    lines = ["| numbers, in other words | placement | " + " | ".join(f"{rate:g}" for rate in OTHER_RATES) + " |",
+             "|---|---|" + "---|" * len(OTHER_RATES)]
+    for cell in sorted(in_other_words(), key=lambda c: (c.placement, c.form, c.params)):
+        found = [memory.of(cell, seed, rate) for rate in OTHER_RATES]
+        lines.append(f"| {cell.name} | {cell.placement} | " + " | ".join(spoken([r] if r else []) for r in found) + " |")
     return "\n".join(lines)
 
 
 def curves(memory: Memory, seeds: list[int]) -> list[contrast_plot.Curve]:
     """Accuracy by the number of numbers, tiled; LoRA-XS as points of its own."""
     made = []
-    for objective, label in {"grpo": "RL", "sft": "SFT"}.items():
+    ways = {("grpo", "own"): "RL", ("sft", "own"): "SFT", ("sft", "other"): "SFT, other words"}
+    for (objective, solutions), label in ways.items():
         for placement in ["auto", "spread"]:
             for form in ["seeded", "unit"]:
                 points = {}
-                for cell in cells():
-                    if (cell.objective, cell.placement, cell.form, cell.tying) == (objective, placement, form, "tiled"):
-                        rows = [memory.of(cell, seed) for seed in seeds]
-                        points[cell.params] = [row["after"] for row in rows if row and "error" not in row]
+                for cell in [*cells(), *in_other_words()]:
+                    drawn = (cell.objective, cell.solutions, cell.placement, cell.form, cell.tying)
+                    if drawn == (objective, solutions, placement, form, "tiled"):
+                        rows = chosen(memory, cell, seeds)[1]
+                        points[cell.params] = [row["after"] for row in rows if "error" not in row]
                 points = {params: found for params, found in sorted(points.items()) if found}
                 where = {"auto": "placed by the gradient", "spread": "on all modules"}[placement]
                 name = f"{label}, {'LoRA-XS' if form == 'unit' else where}"
                 if points:
-                    made.append(contrast_plot.Curve(name, points, objective == "grpo", placement == "auto"))
+                    made.append(contrast_plot.Curve(name, points, f"{objective} {solutions}", placement == "auto"))
     return made
+
+
+def wanted(memory: Memory, seeds: list[int]):
+    """What is to be run, one after the other: the best rate is known only after the first runs."""
+    for seed in seeds:
+        for cell in cells():
+            yield cell, seed, None
+        for cell in in_other_words():
+            if seed == seeds[0]:
+                yield from ((cell, seed, rate) for rate in OTHER_RATES)
+            elif rate := memory.best_rate(cell, seeds[0]):
+                yield cell, seed, rate
 
 
 def main() -> None:
@@ -183,8 +239,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rate", type=float, help="step size of RL [default: the program's]")
-    parser.add_argument("--sft-rate", type=float, help="step size of SFT [default: the program's]")
     parser.add_argument("--plot", type=Path, help="an SVG to write")
     parser.add_argument("--retry", action="store_true", help="run again what failed")
     parser.add_argument("--table-only", action="store_true", help="run nothing")
@@ -192,20 +246,19 @@ def main() -> None:
     options.run.mkdir(parents=True, exist_ok=True)
     memory = Memory(options.run / "results.jsonl")
     ends = time.monotonic() + 60 * options.minutes
-    wanted = [(cell, seed) for seed in options.seeds for cell in cells()]
-    for index, (cell, seed) in enumerate([] if options.table_only else wanted, start=1):
-        known = memory.of(cell, seed)
+    for cell, seed, rate in [] if options.table_only else wanted(memory, options.seeds):
+        known = memory.of(cell, seed, rate)
         if known and not (options.retry and "error" in known):
             continue
         if time.monotonic() >= ends:
-            print(f"time is up before run {index} of {len(wanted)}; call again to go on", file=sys.stderr)
+            print("time is up; call again to go on", file=sys.stderr)
             break
-        row = {**key(cell, seed), **trained(options, cell, seed)}
+        row = {**key(cell, seed, rate), **trained(options, cell, seed, rate)}
         memory.add(row)
         told = row.get("error") or f"{row['before']:.1%} to {row['after']:.1%} in {row['seconds']:.0f} s"
-        print(f"{index} of {len(wanted)}: {cell.objective}, {cell.name}, {cell.placement}, seed {seed}: {told}",
-              file=sys.stderr, flush=True)
-    print(table(memory, options.seeds))
+        way = f"{cell.objective}, {cell.solutions} words{f' at {rate:g}' if rate else ''}"
+        print(f"{way}, {cell.name}, {cell.placement}, seed {seed}: {told}", file=sys.stderr, flush=True)
+    print(f"{table(memory, options.seeds)}\n\n{rates(memory, options.seeds[0])}")
     base = [row["before"] for row in memory.rows if "before" in row]
     if options.plot and base:
         options.plot.write_text(contrast_plot.svg(curves(memory, options.seeds), base[0]))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 760, 430
 LEFT, RIGHT, TOP, BOTTOM = 64, 236, 24, 56
-RL, SFT = "#1f6fb4", "#c2571a"
+COLOURS = {"grpo own": "#1f6fb4", "sft own": "#c2571a", "sft other": "#6b3fa0"}
 
 
 class Curve(NamedTuple):
@@ -15,7 +15,7 @@ class Curve(NamedTuple):
 
     name: str
     points: dict[int, list[float]]
-    learns_by_reward: bool
+    way: str
     solid: bool
 
 
@@ -55,7 +55,7 @@ def svg(curves: list[Curve], base: float) -> str:
               line(right + 12, TOP + 6, right + 36, TOP + 6, "#777", ' stroke-dasharray="2 4" stroke-width="1.5"'),
               text(right + 42, TOP + 10, "base")]
     for index, curve in enumerate(curves):
-        colour = RL if curve.learns_by_reward else SFT
+        colour = COLOURS[curve.way]
         dash = "" if curve.solid else ' stroke-dasharray="6 4"'
         # Side by side, so that bars of one number of numbers do not hide each other.
         places = {count: x(count) + 3 * (index - (len(curves) - 1) / 2) for count in curve.points}

@@ -184,7 +184,7 @@ fn an_adapter_file_of_onnx_runtime_is_the_values_fed() {
     let grafted = graft(&model, &targets, &header, &zero, 2).unwrap();
     write_model(&model, &grafted.proto, &out).unwrap();
     fs::write(&file, onnx_adapter(VALUES, &v)).unwrap();
-    let tokens = Tokens::of(Container::folder(&model));
+    let tokens = Tokens::of(&Container::home(&model));
     let fed = tokens.grafted(&out, &[&[&v]]);
     let adapted = tokens.with_adapter(&out, Path::new(&file));
     assert_eq!(adapted, fed[1]);

@@ -122,9 +122,9 @@ impl Case {
         let batch = &self.batch;
         let (ids, mask, positions) = (&batch.ids, &batch.mask, &batch.positions);
         let rows = Rows { batch: batch.rows, ids, mask, positions };
-        let empty = self.original.interface.empty_cache(batch.rows).unwrap();
+        let empty = self.original.empty_cache(batch.rows).unwrap();
         let mixing = self.tensor(mixing);
-        let (logits, _) = self.original.step(&rows, &empty, &[(MIXING, &mixing)]).unwrap();
+        let (logits, _) = self.original.step(&rows, empty, &[(MIXING, &mixing)]).unwrap();
         let logits = logits.to_f32("logits").unwrap();
         let answer = |(from, label): (&i64, &i64)| {
             let scores = &logits[*from as usize * VOCABULARY..][..VOCABULARY];

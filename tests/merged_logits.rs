@@ -53,8 +53,8 @@ fn live(
     let mixing: Tensor = Live::new(Geometry::from(header), &modules).unwrap().mixing(v).unwrap();
     let rows =
         Rows { batch: ROWS, ids: &tokens.ids, mask: &tokens.mask, positions: &tokens.positions };
-    let empty = graph.interface.empty_cache(ROWS).unwrap();
-    let (logits, _) = graph.step(&rows, &empty, &[(MIXING, &mixing)]).unwrap();
+    let empty = graph.empty_cache(ROWS).unwrap();
+    let (logits, _) = graph.step(&rows, empty, &[(MIXING, &mixing)]).unwrap();
     logits.as_f32("logits").unwrap().to_vec()
 }
 

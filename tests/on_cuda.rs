@@ -4,7 +4,7 @@
 
 mod grafted;
 
-use grafted::{Case, SAMPLED};
+use grafted::{Case, sampled};
 use tla::runtime::{Cuda, Provider, SessionOptions, ready};
 
 const CUDA: Provider = Provider::Cuda(Cuda { device: 0, memory: None });
@@ -34,14 +34,14 @@ fn a_device_gives_the_logprobs_and_gradients_of_the_cpu() {
         ("exports/transformers.js/model_fp16.onnx", 3e-2),
     ] {
         let (mut cpu, mut cuda) = (case(name, Provider::Cpu), case(name, CUDA));
-        let answers = cpu.answers(SAMPLED);
+        let answers = cpu.answers(sampled(1));
         let (expected, found) = (cpu.step(&answers), cuda.step(&answers));
         let logprobs = apart(&found.logprobs, &expected.logprobs);
         let gradients = apart(&found.by_mixing, &expected.by_mixing);
         println!("{name}: log-probabilities {logprobs:.1e}, gradients {gradients:.1e}");
         assert!(logprobs < near && gradients < near, "{name}: {logprobs} {gradients}");
         // What is sampled on the device is what is differentiated there.
-        let own = cuda.answers(SAMPLED);
+        let own = cuda.answers(sampled(1));
         let sampled: Vec<f32> = own.iter().flat_map(|a| a.logprobs.clone()).collect();
         let again = apart(&cuda.step(&own).logprobs, &sampled);
         println!("{name}: sampled and differentiated {again:.1e}");

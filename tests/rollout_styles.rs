@@ -4,7 +4,7 @@
 
 mod grafted;
 
-use grafted::{Case, SAMPLED, prompts, stop};
+use grafted::{Case, prompts, sampled, stop};
 use tla::{
     policy::rollout::{Completion, Decoding, RolloutPlan, rollout},
     runtime::SessionOptions,
@@ -16,13 +16,13 @@ fn case(name: &str) -> Case {
 }
 
 /// The largest difference of a sampled log-probability to what the gradient graph finds.
-fn apart(case: &mut Case) -> f32 {
-    let answers = case.answers(SAMPLED);
+fn apart(case: &mut Case, step: u64) -> f32 {
+    let answers = case.answers(sampled(step));
     let lengths: Vec<usize> = answers.iter().map(|a| a.tokens.len()).collect();
     assert!(lengths.iter().any(|l| *l != lengths[0]), "answers of one length: {lengths:?}");
-    let sampled = answers.iter().flat_map(|a| &a.logprobs);
+    let drawn = answers.iter().flat_map(|a| &a.logprobs);
     let found = case.step(&answers).logprobs;
-    found.iter().zip(sampled).map(|(f, e)| (f - e).abs()).fold(0.0, f32::max)
+    found.iter().zip(drawn).map(|(f, e)| (f - e).abs()).fold(0.0, f32::max)
 }
 
 #[test]
@@ -100,14 +100,24 @@ fn what_is_sampled_is_what_is_differentiated() {
         ("dynamo-cache-fp32-op23/qwen2-tied", 1e-5),
         ("genai-fp32-cpu/qwen2-tied", 1e-5),
         ("genai-fp32-cpu/llama-untied", 1e-5),
-        ("genai-int4-cpu/qwen2-tied", 1e-2),
         ("transformers.js/model_q4.onnx", 1e-5),
         ("optimum-fp16/qwen2-tied", 1e-2),
         ("genai-fp16-cuda/qwen2-tied", 1e-2),
         ("transformers.js/model_fp16.onnx", 1e-2),
     ] {
-        let apart = apart(&mut case(name));
+        let apart = apart(&mut case(name), 1);
         println!("{name}: {apart:.1e}");
         assert!(apart < near, "{name}: {apart}");
     }
+}
+
+/// At `accuracy_level` 4 the runtime rounds activations to eight bits. The graphs sum in other orders, so
+/// now and then one of them is rounded to its other neighbour.
+#[test]
+fn where_activations_are_rounded_too_most_batches_are_the_same_and_none_is_far_off() {
+    let mut case = case("genai-int4-cpu/qwen2-tied");
+    let mut found: Vec<f32> = (1..=15).map(|step| apart(&mut case, step)).collect();
+    found.sort_by(f32::total_cmp);
+    println!("genai-int4-cpu: {found:?}");
+    assert!(found[7] < 1e-5 && found[14] < 0.1, "{found:?}");
 }

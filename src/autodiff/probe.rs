@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::{Path, index::Index};
+use super::{Path, index::Index, shapes::Measured};
 use crate::model::{
-    node::untyped_value,
-    proto::{GraphProto, ModelProto},
+    node::{ints_attribute, untyped_value},
+    proto::{GraphProto, ModelProto, tensor_proto::DataType},
 };
 
 /// The tensors whose shape a differentiation along `path` may ask for, each once, in graph order.
@@ -23,6 +23,21 @@ pub fn tensors(graph: &GraphProto, path: &Path) -> Vec<String> {
         }
     }
     names
+}
+
+/// What the graph itself says of `name`, if that is a transposed weight. As an output of the probe it
+/// would be a copy of the weight.
+pub fn transposed_weight(graph: &GraphProto, name: &str) -> Option<Measured> {
+    let made = graph.node.iter().find(|n| n.output.iter().any(|output| output == name))?;
+    let stored = made.input.first().filter(|_| made.op_type() == "Transpose")?;
+    let weight = graph.initializer.iter().find(|t| t.name() == stored)?;
+    let kind = DataType::try_from(weight.data_type()).ok()?;
+    let dim = |axis: &i64| weight.dims.get(usize::try_from(*axis).ok()?).copied();
+    let dims: Vec<i64> = match ints_attribute(made, "perm") {
+        Some(order) => order.iter().map(dim).collect::<Option<_>>()?,
+        None => weight.dims.iter().rev().copied().collect(),
+    };
+    Some(Measured::constant(kind, &dims))
 }
 
 /// `model` with every tensor of [`tensors`] as an output, in that order, and no other.

@@ -4,7 +4,7 @@ use super::{
     CliError, Output, Verdict,
     base::Base,
     destination::Destination,
-    files::FileError,
+    files::{self, FileError},
     manifest::{self, Ingredient, Manifest},
     merge::Percent,
     names::Names,
@@ -27,7 +27,8 @@ use std::{ffi::OsString, fmt, fs, path::PathBuf};
 /// writes nothing (exit status 1).
 #[derive(clap::Args)]
 pub struct Bake {
-    /// The model's folder
+    /// The model's folder or file. One in DIR/onnx with tokenizer and configurations in DIR, as
+    /// transformers.js has it, is baked to OUTDIR/onnx under its name
     #[arg(value_name = "DIR")]
     model: PathBuf,
     /// The adapters; A.tla:0.5 is half of A.tla
@@ -63,6 +64,14 @@ impl Bake {
             return Err(FileError::Exists { path: self.output.clone() }.into());
         }
         let base = Base::load(&self.model, &self.names)?;
+        let home = base.model.container().home();
+        if !files::TOKENIZERS.iter().any(|name| home.join(name).exists()) {
+            out.say(format_args!(
+                "{} has no tokenizer, so {} gets none. Put one beside the model and bake again.",
+                home.display(),
+                self.output.display()
+            ));
+        }
         // A path that ends in a separator is a folder, whatever its name.
         let destination = Destination::new(&self.output.join(""), &base.model)?;
         destination.check(&base.model, &[])?;

@@ -18,8 +18,9 @@ use std::{
 
 /// A place for a merged or grafted model.
 pub struct Destination {
-    /// The file; in a folder, `model` with the ending of the format. In a folder, an index
-    /// replaces it if there is one.
+    /// The file; in a folder, `model` with the ending of the format, or `onnx` and the name of the
+    /// input if that has the layout of transformers.js. In a folder, an index replaces it if there is
+    /// one.
     model: PathBuf,
     /// A folder, which gets copies of the files beside the input too.
     folder: Option<PathBuf>,
@@ -32,7 +33,12 @@ impl Destination {
         let ending = model.container().kind().name();
         let last = out.as_os_str().as_encoded_bytes().last().copied().unwrap_or_default();
         if out.is_dir() || path::is_separator(last.into()) {
-            let model = out.join("model").with_extension(ending);
+            let model = match model {
+                Model::Onnx(graph) => graph.below_home(),
+                Model::Safetensors(_) => None,
+            };
+            let model = model.unwrap_or_else(|| Path::new("model").with_extension(ending));
+            let model = out.join(model);
             return Ok(Self { model, folder: Some(out.into()) });
         }
         match out.extension().is_some_and(|e| e.eq_ignore_ascii_case(ending)) {
@@ -74,16 +80,19 @@ impl Destination {
             places.extend(checkpoint.index().map(|_| self.index()));
             refuse_other_models(folder, &places)?;
         }
-        places.iter().try_for_each(check)?;
+        // A folder that the layout asks for is made with the files.
+        places.iter().filter(|place| files::folder(place).exists()).try_for_each(check)?;
         files::SIDE_FILES.iter().try_for_each(|name| files::check_output(&folder.join(name), &[]))
     }
 
     /// The folder as a place to write in; made if it is not there.
     pub fn open(&self) -> Result<Created, FileError> {
-        match &self.folder {
-            Some(folder) => Created::folder(folder),
-            None => Ok(Created(None)),
+        let mut created = Created(Vec::new());
+        if let Some(folder) = &self.folder {
+            created.folder(folder)?;
+            created.folder(files::folder(&self.model))?;
         }
+        Ok(created)
     }
 
     /// Writes a graph and what belongs beside it; nothing new is left behind on failure.
@@ -105,7 +114,7 @@ impl Destination {
     where
         CliError: From<C::Error>,
     {
-        let mut staged = self.stage_side_files(base.folder())?;
+        let mut staged = self.stage_side_files(&base.home())?;
         let (_, model) = stage_model(base, proto, &self.model, contents)?;
         staged.append(model);
         Ok(staged)
@@ -128,7 +137,7 @@ impl Destination {
         if let Some(mut index) = base.index() {
             staged.copy(&mut index, self.index())?;
         }
-        staged.append(self.stage_side_files(base.folder())?);
+        staged.append(self.stage_side_files(&base.home())?);
         Ok(staged)
     }
 
@@ -165,27 +174,27 @@ fn refuse_other_models(folder: &Path, places: &[PathBuf]) -> Result<(), FileErro
     Ok(())
 }
 
-/// A folder that vanishes again, with all that is in it, unless it was there before or is kept.
-pub struct Created(Option<PathBuf>);
+/// Folders that vanish again, with all that is in them, unless they were there before or are kept.
+pub struct Created(Vec<PathBuf>);
 
 impl Created {
-    fn folder(path: &Path) -> Result<Self, FileError> {
-        if path.is_dir() {
-            return Ok(Self(None));
+    fn folder(&mut self, path: &Path) -> Result<(), FileError> {
+        if !path.is_dir() {
+            fs::create_dir(path).map_err(|e| FileError::io("write", path, e))?;
+            self.0.push(path.into());
         }
-        fs::create_dir(path).map_err(|e| FileError::io("write", path, e))?;
-        Ok(Self(Some(path.into())))
+        Ok(())
     }
 
-    /// Keeps it.
+    /// Keeps them.
     pub fn keep(mut self) {
-        self.0 = None;
+        self.0.clear();
     }
 }
 
 impl Drop for Created {
     fn drop(&mut self) {
-        if let Some(path) = &self.0 {
+        for path in self.0.iter().rev() {
             // The error that led here is the one to tell.
             let _ = fs::remove_dir_all(path);
         }

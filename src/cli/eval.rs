@@ -129,7 +129,7 @@ impl Eval {
         let _interrupts = Interrupts::listen()?;
         let Task { mut problems, keys, reward, wording, .. } = self.reward.task()?;
         problems.truncate(self.limit.unwrap_or(usize::MAX));
-        let mut inputs = files::of_model(model.files(), model.folder());
+        let mut inputs = files::of_model(model.files(), &model.home());
         inputs.push(self.reward.data.clone());
         inputs.extend(self.adapter.iter().cloned());
         if let Some(path) = &self.answers {

@@ -28,6 +28,9 @@ pub const SIDE_FILES: [&str; 12] = [
     "genai_config.json",
 ];
 
+/// Those of [`SIDE_FILES`] that are a tokenizer.
+pub const TOKENIZERS: [&str; 3] = ["tokenizer.json", "tokenizer.model", "vocab.json"];
+
 /// Why a file could not be read or written.
 #[derive(Debug, Error)]
 pub enum FileError {

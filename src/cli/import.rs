@@ -39,7 +39,7 @@ impl Import {
         let theirs = TinyLora::load(&self.folder, &self.names.naming())?;
         let base = Base::load(&self.model, &self.names)?;
         let container = base.model.container();
-        let mut inputs = files::of_model(container.files(), container.folder());
+        let mut inputs = files::of_model(container.files(), &container.home());
         inputs.extend(theirs.files().iter().cloned());
         files::check_output(&self.output, &inputs)?;
 

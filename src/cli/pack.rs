@@ -49,7 +49,7 @@ impl Pack {
         let mut inputs = vec![self.values.clone()];
         inputs.extend(base.iter().flat_map(|base| {
             let container = base.model.container();
-            files::of_model(container.files(), container.folder())
+            files::of_model(container.files(), &container.home())
         }));
         files::check_output(&self.output, &inputs)?;
 

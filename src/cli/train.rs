@@ -107,7 +107,7 @@ impl Train {
         let task = self.reward.task()?;
         let asked = of_task(&self.reward, &task);
         let Task { problems, reward, wording, .. } = task;
-        let mut inputs = files::of_model(model.files(), model.folder());
+        let mut inputs = files::of_model(model.files(), &model.home());
         inputs.push(self.reward.data.clone());
         files::check_output(&self.out, &inputs)?;
         let folder = self.run.clone().unwrap_or_else(|| run_folder(&self.out));

@@ -120,13 +120,14 @@ pub fn of_files(
 ) -> Result<Settings, CliError> {
     let mut settings = Settings::new();
     settings.insert("the base digest of --model".to_owned(), hex(base_digest));
-    for path in files::of_model(model.files(), model.folder()) {
+    let home = model.home();
+    for path in files::of_model(model.files(), &home) {
         if let (true, Some(name)) = (path.is_file(), path.file_name()) {
             settings.insert(format!("{} of --model", name.to_string_lossy()), digest(&path)?);
         }
     }
     for name in side_files {
-        let path = model.folder().join(name);
+        let path = home.join(name);
         if path.is_file() {
             settings.insert(format!("{name} of --model"), digest(&path)?);
         }

@@ -11,8 +11,8 @@ pub trait Container: Sync {
     /// Which format it is.
     fn kind(&self) -> Kind;
 
-    /// The folder it lies in, where tokenizer and configurations are looked for.
-    fn folder(&self) -> &Path;
+    /// The folder in which tokenizer and configurations are looked for.
+    fn home(&self) -> PathBuf;
 
     /// Every file the model is read from.
     fn files(&self) -> Vec<PathBuf>;
@@ -72,8 +72,8 @@ impl Container for OnnxModel {
         }
     }
 
-    fn folder(&self) -> &Path {
-        OnnxModel::folder(self)
+    fn home(&self) -> PathBuf {
+        OnnxModel::home(self)
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -105,7 +105,8 @@ pub enum Model {
 
 impl Model {
     /// Reads an .onnx file, a .safetensors file, the index of several, or what a folder holds:
-    /// `model.onnx`, else `model.safetensors`, else `model.safetensors.index.json`.
+    /// `model.onnx`, else `model.safetensors`, else `model.safetensors.index.json`, else the only graph
+    /// in its folder `onnx`.
     pub fn load(path: &Path) -> Result<Self, ModelError> {
         let named = match path.is_dir() {
             true if path.join("model.onnx").exists() => None,

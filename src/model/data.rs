@@ -1,15 +1,15 @@
-//! The data files of a changed model: copied with the changed ranges replaced, renamed within
-//! their folder, or left alone.
+//! The data files of a changed model: copied with the changed ranges replaced and new ones behind
+//! their end, renamed within their folder, or left alone.
 
 use super::{
-    Contents, ModelError, OnnxModel, Staged, external,
+    Contents, ModelError, OnnxModel, Staged, dtypes, external,
     proto::ModelProto,
     write::{self, refuse_overwriting},
 };
 use std::{
     collections::{BTreeMap, HashSet},
     fs::{self, File},
-    io,
+    io::{self, Read},
     path::{Component, Path, PathBuf},
 };
 
@@ -28,9 +28,13 @@ struct DataFile {
     size: u64,
     /// Its place, relative to the output's folder.
     location: PathBuf,
-    /// Sorted, without overlap.
+    /// Sorted, without overlap; those that are new lie behind the old end.
     ranges: Vec<Range>,
 }
+
+/// Where the bytes of a tensor that is new in a data file start: pages, as the specification of ONNX
+/// asks for, so that they can be mapped into memory.
+const PAGE: u64 = 4096;
 
 /// The data files that a model needs in another place.
 #[derive(Debug, Default)]
@@ -54,6 +58,13 @@ impl DataFiles {
         let stays = fs::canonicalize(base.folder()).map_err(io)? == home;
         let graph = proto.graph.get_or_insert_default();
         let mut uses = BTreeMap::<PathBuf, Vec<Use>>::new();
+        // What needs a place of its own, and the data file in which it gets one.
+        let mut new = Vec::new();
+        for tensor in graph.initializer.iter().filter(|t| external::is_promised(t)) {
+            let original = contents.copied_from(tensor.name()).and_then(|o| base.initializer(o));
+            let original = original.filter(|original| external::is_beside(original));
+            new.extend(original.map(|o| (tensor.name().to_owned(), plain(external::location(o)))));
+        }
         for tensor in graph.initializer.iter().filter(|t| external::is_beside(t)) {
             let region = external::locate(&base.path, tensor)?;
             let (start, length) = (region.offset, region.length);
@@ -76,11 +87,28 @@ impl DataFiles {
                     location,
                     ranges: Vec::new(),
                 });
-                if changed && alone {
-                    held.insert(range.name.clone());
-                    file.ranges.push(range);
+                match (changed, alone) {
+                    (true, true) => {
+                        held.insert(range.name.clone());
+                        file.ranges.push(range);
+                    }
+                    // Others read the same bytes, so it gets its own.
+                    (true, false) => new.push((range.name, file.location.clone())),
+                    (false, _) => {}
                 }
             }
+        }
+        for (name, location) in new {
+            let (Some(file), Some(tensor)) =
+                (files.get_mut(&location), graph.initializer.iter_mut().find(|t| t.name() == name))
+            else {
+                continue;
+            };
+            let Some(length) = dtypes::expected_bytes(tensor)? else { continue };
+            let start = file.end().checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+            external::put(tensor, &slashed(&location), start, length);
+            held.insert(name.clone());
+            file.ranges.push(Range { start, length, name });
         }
         let mut moved = BTreeMap::new();
         if stays {
@@ -96,10 +124,7 @@ impl DataFiles {
         }
         for tensor in graph.initializer.iter_mut().filter(|t| external::is_beside(t)) {
             let location = plain(external::location(tensor));
-            if contents.changes(tensor.name()) && !held.contains(tensor.name()) {
-                // Others read the same bytes, so it gets its own, in the model file.
-                *tensor = external::promised(std::mem::take(tensor));
-            } else if let Some(moved) = moved.get(&location) {
+            if let Some(moved) = moved.get(&location) {
                 external::relocate(tensor, &slashed(moved));
             }
         }
@@ -166,6 +191,11 @@ impl DataFiles {
 }
 
 impl DataFile {
+    /// Where it ends, with what is new in it.
+    fn end(&self) -> u64 {
+        self.ranges.iter().map(|r| r.start.saturating_add(r.length)).fold(self.size, u64::max)
+    }
+
     fn write<C: Contents>(
         &self,
         out: &mut File,
@@ -176,7 +206,11 @@ impl DataFile {
         let mut source = File::open(from).map_err(|e| ModelError::io("read", from, e))?;
         let mut written = 0;
         for Range { start, length, name } in &self.ranges {
-            write::copy((&mut source, from), written..*start, (out, place))?;
+            let old = written..self.size.min(*start);
+            write::copy((&mut source, from), old, (out, place))?;
+            let gap = start.saturating_sub(written.max(self.size));
+            io::copy(&mut io::repeat(0).take(gap), out)
+                .map_err(|e| ModelError::io("write", place, e))?;
             write::give(contents, name, *length, (out, place))?;
             written = start.saturating_add(*length);
         }

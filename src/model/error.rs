@@ -51,11 +51,19 @@ pub enum ModelError {
     },
     /// A folder without the one file that is looked for.
     #[error(
-        "the folder {path} holds no model.onnx, nor a checkpoint as model.safetensors. Give the file itself, or export the model first"
+        "the folder {path} holds no model.onnx, nor one in a folder onnx, nor a checkpoint as model.safetensors. Give the file itself, or export the model first"
     )]
     NoModelInFolder {
         /// The folder.
         path: PathBuf,
+    },
+    /// A folder of transformers.js with more than one graph.
+    #[error("{path} holds several models: {names}. Give the file that is meant")]
+    SeveralGraphs {
+        /// The folder.
+        path: PathBuf,
+        /// Their names.
+        names: String,
     },
     /// Neither a file nor a folder.
     #[error("{path} is not a regular file. Give the file of a model, or its folder")]

@@ -35,11 +35,41 @@ pub(crate) fn is_beside(tensor: &TensorProto) -> bool {
 
 /// Lets `tensor` say that its bytes lie in this range of the model's own file.
 pub(super) fn leave(tensor: &mut TensorProto, range: &Range<u64>) {
-    let numbers = [("offset", range.start), ("length", range.end - range.start)];
-    let numbers = numbers.map(|(key, value)| pair(key, value.to_string()));
-    tensor.raw_data = None;
-    tensor.data_location = Some(DataLocation::External as i32);
-    tensor.external_data = [pair("location", SELF.into())].into_iter().chain(numbers).collect();
+    put(tensor, SELF, range.start, range.end - range.start);
+}
+
+/// Puts `bytes` into `tensor`, of the model at `model`, which goes on naming the place in a file
+/// that it has them from. No place is named that a runtime would not look in.
+pub(super) fn load(tensor: &mut TensorProto, model: &Path, bytes: Bytes) {
+    if location(tensor) == SELF {
+        match own_name(model) {
+            Some(name) => relocate(tensor, &name),
+            None => tensor.external_data.clear(),
+        }
+    }
+    (tensor.raw_data, tensor.data_location) = (Some(bytes), None);
+}
+
+/// The name of the model's file, if following links does not lead out of its folder.
+fn own_name(model: &Path) -> Option<String> {
+    let real = fs::canonicalize(model).ok()?;
+    let home = fs::canonicalize(folder_of(model)).ok()?;
+    let name = model.file_name()?.to_str()?;
+    (real.parent() == Some(home.as_path())).then(|| name.to_owned())
+}
+
+/// `tensor`, whose bytes are in memory, naming only the place in a file that it has them from, if
+/// it knows one.
+pub(crate) fn unloaded(tensor: &TensorProto) -> Option<TensorProto> {
+    let known = tensor.raw_data.is_some() && !tensor.external_data.is_empty();
+    known.then(|| TensorProto {
+        name: tensor.name.clone(),
+        dims: tensor.dims.clone(),
+        data_type: tensor.data_type,
+        data_location: Some(DataLocation::External as i32),
+        external_data: tensor.external_data.clone(),
+        ..TensorProto::default()
+    })
 }
 
 /// `tensor` without any values, whose contents are given when it is written.
@@ -66,6 +96,15 @@ pub(super) fn own_range(tensor: &TensorProto) -> Result<Range<u64>, ModelError> 
     let (offset, length) = (offset?.unwrap_or(0), length?.unwrap_or(0));
     dtypes::check_length(tensor, length)?;
     Ok(offset..offset.saturating_add(length))
+}
+
+/// Lets `tensor` say that its bytes lie in this range of a data file.
+pub(super) fn put(tensor: &mut TensorProto, location: &str, offset: u64, length: u64) {
+    let numbers = [("offset", offset), ("length", length)];
+    let numbers = numbers.map(|(key, value)| pair(key, value.to_string()));
+    tensor.raw_data = None;
+    tensor.data_location = Some(DataLocation::External as i32);
+    tensor.external_data = [pair("location", location.into())].into_iter().chain(numbers).collect();
 }
 
 /// Lets `tensor` name another data file.
@@ -192,7 +231,8 @@ pub(crate) fn open(model: &Path, tensor: &TensorProto) -> Result<(Region, Take<F
 /// Reads the bytes of an external `tensor` of the model at `model`.
 pub(crate) fn read(model: &Path, tensor: &TensorProto) -> Result<Bytes, ModelError> {
     let (region, mut source) = open(model, tensor)?;
-    let mut bytes = Vec::new();
+    // No more than the file has: the region was checked against its size.
+    let mut bytes = Vec::with_capacity(usize::try_from(region.length).unwrap_or(0));
     source
         .read_to_end(&mut bytes)
         .map_err(|e| ModelError::io("read the external data file", &region.path, e))?;

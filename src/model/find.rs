@@ -1,7 +1,8 @@
 //! Finding the modules of a graph.
 
 use super::{
-    ModelError, Naming, OnnxModel, Skipped, Target, Targets, branches,
+    ModelError, Naming, OnnxModel, Skipped, Target, Targets,
+    branches::{self, Inside},
     dtypes::ElementType,
     integers,
     naming::{self, Claim},
@@ -47,19 +48,7 @@ pub fn find_targets_by(model: &OnnxModel, naming: &Naming) -> Result<Targets, Mo
         if let Some(layer) = naming::layer_of_node(node) {
             layers = layers.max(usize::from(layer) + 1);
         }
-        let weight = match is_linear(node) {
-            true => reader.weight(node),
-            false if is_other_linear(node) => reader.weight(node),
-            false => None,
-        };
-        let name = match &weight {
-            Some((_, Source::Stored(stored))) => Some(stored.tensor.name()),
-            _ => None,
-        };
-        let claim = match is_linear(node) {
-            true => naming.of_node(node, name),
-            false => None,
-        };
+        let (claim, weight) = claimed(&reader, node, naming);
         for module in claim.into_iter().flat_map(Claim::modules) {
             if module != ModuleId::LM_HEAD {
                 layers = layers.max(usize::from(module.layer) + 1);
@@ -77,7 +66,7 @@ pub fn find_targets_by(model: &OnnxModel, naming: &Naming) -> Result<Targets, Mo
             Err(reason) => skipped.push(Skipped { name: display_name(node, node_index), reason }),
         }
     }
-    let (inside, left) = branches::modules(graph, &reader, naming);
+    let Inside { targets: inside, left, others } = branches::modules(graph, &reader, naming);
     let within = inside.iter().map(|t| t.module).chain(left.iter().map(|(module, _)| *module));
     for module in within {
         if module != ModuleId::LM_HEAD {
@@ -102,6 +91,7 @@ pub fn find_targets_by(model: &OnnxModel, naming: &Naming) -> Result<Targets, Mo
         }
     }
     skipped.extend(left.into_iter().map(|(_, reason)| reason));
+    skipped.extend(others);
     if found.is_empty() {
         let path = model.path.clone();
         let first = skipped.first().map(|s| format!("{}: {}", s.name, s.reason));
@@ -109,6 +99,24 @@ pub fn find_targets_by(model: &OnnxModel, naming: &Naming) -> Result<Targets, Mo
         return Err(ModelError::NothingToAdapt { path, skipped: skipped.len(), first });
     }
     Ok(Targets::complete(found, skipped, layers, naming.covered()))
+}
+
+/// Which modules a linear node is, and where its weight comes from.
+pub(super) fn claimed<'a>(
+    reader: &Reader<'a>,
+    node: &'a NodeProto,
+    naming: &Naming,
+) -> (Option<Claim>, Option<(usize, Source<'a>)>) {
+    let weight = match is_linear(node) || is_other_linear(node) {
+        true => reader.weight(node),
+        false => None,
+    };
+    let name = match &weight {
+        Some((_, Source::Stored(stored))) => Some(stored.tensor.name()),
+        _ => None,
+    };
+    let claim = if is_linear(node) { naming.of_node(node, name) } else { None };
+    (claim, weight)
 }
 
 pub(super) fn display_name(node: &NodeProto, index: usize) -> String {
@@ -119,7 +127,7 @@ pub(super) fn display_name(node: &NodeProto, index: usize) -> String {
 }
 
 /// The modules of one node, none if it is not linear, or why they cannot be adapted.
-fn examine<'a>(
+pub(super) fn examine<'a>(
     (reader, ranks): (&Reader<'a>, &Ranks<'a>),
     nodes: &'a [NodeProto],
     node_index: usize,
@@ -208,8 +216,9 @@ fn examine<'a>(
     }
     let (input, product) = ends;
     let (rows, cols) = if stored_transposed { (second, first) } else { (first, second) };
-    let flat = is_gemm || ranks.is_matrix(&input);
-    let parts = parts(reader, node, claim, rows, flat)?;
+    let rank = if is_gemm { Some(2) } else { ranks.rank(&input) };
+    let parts = parts(reader, node, claim, rows, rank == Some(2))?;
+    let sum = biased(reader, nodes, product, rows);
     let packed = parts.len() > 1;
     let target = |(module, first, part_rows)| Target {
         module,
@@ -229,10 +238,29 @@ fn examine<'a>(
             reads_canonical: reads_canonical || is_microsoft(node, "MatMulNBits"),
             input: input.clone(),
             product,
-            flat,
+            sum,
+            batched: rank == Some(3),
         }),
     };
     Ok(parts.into_iter().map(target).collect())
+}
+
+/// The place of the `Add` of a bias with so many values that alone reads a product; of the product, if
+/// there is none.
+fn biased<'a>(reader: &Reader<'a>, nodes: &'a [NodeProto], product: usize, rows: usize) -> usize {
+    let add = || {
+        let value = nodes.get(product)?.output.first()?;
+        let ([add], 1) = (reader.readers(value), reader.uses(value)) else { return None };
+        let bias = match &add.input[..] {
+            [a, b] if a == value => b,
+            [a, b] if b == value => a,
+            _ => return None,
+        };
+        let Source::Stored(stored) = reader.source(bias) else { return None };
+        let fits = is_standard(add, "Add") && stored.tensor.dims == [rows as i64];
+        nodes.iter().position(|node| std::ptr::eq(node, *add)).filter(|_| fits)
+    };
+    add().unwrap_or(product)
 }
 
 fn flag(node: &NodeProto, name: &str) -> bool {

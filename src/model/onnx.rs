@@ -4,6 +4,7 @@ use super::{
     Checkpoint, ModelError, Target, constants,
     dtypes::{self, ElementType},
     external,
+    home::{below_home, home_of, only_graph},
     layout::{self, Layout, Surplus},
     packed::Part,
     proto::{GraphProto, ModelProto, TensorProto},
@@ -147,21 +148,33 @@ impl OnnxModel {
         external::folder_of(&self.path)
     }
 
+    /// The folder in which tokenizer and configurations are looked for: that of the model, or the one
+    /// above it if the model lies in a folder `onnx` without such files, as transformers.js has it.
+    pub fn home(&self) -> PathBuf {
+        home_of(&self.path)
+    }
+
+    /// Where the model lies below [`home`](Self::home), if not right in it.
+    pub fn below_home(&self) -> Option<PathBuf> {
+        below_home(&self.path)
+    }
+
     /// The model with all that lies in its file, as runtimes read it. Data files stay beside it.
     pub fn inlined(&self) -> Result<ModelProto, ModelError> {
         self.inline(self.proto.clone())
     }
 
-    /// The model with every weight in memory, wherever it lies.
+    /// The model with every weight in memory, wherever it lies. What was read from a file still
+    /// names its place there, which counts for nothing beside the bytes.
     pub fn whole(&self) -> Result<ModelProto, ModelError> {
-        let mut proto = self.inlined()?;
+        let mut proto = self.proto.clone();
         let Some(graph) = proto.graph.as_mut() else { return Ok(proto) };
         let attributes = graph.node.iter_mut().flat_map(|node| &mut node.attribute);
         let constants = attributes.filter_map(|attribute| attribute.t.as_mut());
         for tensor in graph.initializer.iter_mut().chain(constants) {
-            if external::is_beside(tensor) {
-                tensor.raw_data = Some(self.tensor_bytes(tensor)?);
-                (tensor.data_location, tensor.external_data) = (None, Vec::new());
+            if external::is_external(tensor) {
+                let bytes = self.tensor_bytes(tensor)?;
+                external::load(tensor, &self.path, bytes);
             }
         }
         Ok(proto)
@@ -325,10 +338,12 @@ fn find_file(path: &Path) -> Result<PathBuf, ModelError> {
     match kind(&file)? {
         Some(meta) if meta.is_file() => Ok(file),
         Some(_) => Err(ModelError::NotAFile { path: file }),
-        None => Err(match Checkpoint::in_folder(path) {
-            Some(path) => ModelError::NoGraph { path },
-            None => ModelError::NoModelInFolder { path: path.into() },
-        }),
+        None => match Checkpoint::in_folder(path) {
+            Some(path) => Err(ModelError::NoGraph { path }),
+            None => {
+                only_graph(path)?.ok_or_else(|| ModelError::NoModelInFolder { path: path.into() })
+            }
+        },
     }
 }
 

@@ -2,7 +2,7 @@
 //! `[batch, sequence, features]` or one below the other.
 
 use super::{
-    node::{int_attribute, ints_attribute},
+    node::{int_attribute, ints_attribute, tensor_attribute},
     operators::is_standard,
     proto::{GraphProto, NodeProto, ValueInfoProto, type_proto::Value},
     reader::Reader,
@@ -32,45 +32,46 @@ impl<'a> Ranks<'a> {
         ranks
     }
 
-    /// Whether a value is known to be a matrix.
-    pub fn is_matrix(&self, value: &str) -> bool {
-        self.0.get(value) == Some(&2)
+    /// The number of dimensions of a value.
+    pub fn rank(&self, value: &str) -> Option<usize> {
+        self.0.get(value).copied()
     }
 
     fn of(&self, node: &NodeProto, slot: usize) -> Option<usize> {
-        self.0.get(node.input.get(slot)?.as_str()).copied()
+        self.rank(node.input.get(slot)?)
     }
 
     /// The dimensions of a node's first output.
     fn made(&self, node: &NodeProto, reader: &Reader<'a>) -> Option<usize> {
-        let count = |slot: usize, key| match node.input.get(slot) {
+        let axes = || match node.input.get(1) {
             Some(axes) => reader.integers(axes).map(|axes| axes.len()),
-            None => ints_attribute(node, key).map(<[i64]>::len),
+            None => ints_attribute(node, "axes").map(<[i64]>::len),
         };
         match node.op_type() {
-            "Gemm" => Some(2),
-            "MatMul" | "MatMulInteger" | "DynamicQuantizeMatMul" => {
+            "Constant" => constant(node),
+            "Gemm" | "Flatten" => Some(2),
+            "Shape" | "Range" => Some(1),
+            "MatMul" | "MatMulInteger" | "DynamicQuantizeMatMul" | "FusedMatMul" => {
                 Some(self.of(node, 0)?.max(self.of(node, 1).unwrap_or(2)))
             }
-            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Where" => {
+            op if WIDEST.contains(&op) => {
                 let all = (0..node.input.len()).map(|slot| self.of(node, slot));
                 all.collect::<Option<Vec<_>>>()?.into_iter().max()
             }
-            "Gather" => {
-                let index = node.input.get(1)?;
-                let constant = || {
-                    let made = reader.producer(index).filter(|n| is_standard(n, "Constant"))?;
-                    Some(super::node::tensor_attribute(made, "value")?.dims.len())
-                };
-                let index = self.0.get(index.as_str()).copied().or_else(constant)?;
-                (self.of(node, 0)? + index).checked_sub(1)
+            "Gather" | "GatherBlockQuantized" => {
+                (self.of(node, 0)? + self.of(node, 1)?).checked_sub(1)
             }
             "Reshape" => self.sizes(node.input.get(1)?, reader),
-            "Unsqueeze" => Some(self.of(node, 0)? + count(1, "axes")?),
-            "Squeeze" => self.of(node, 0)?.checked_sub(count(1, "axes")?),
+            "ConstantOfShape" => self.sizes(node.input.first()?, reader),
+            "Expand" => Some(self.of(node, 0)?.max(self.sizes(node.input.get(1)?, reader)?)),
+            "Concat" => (0..node.input.len()).find_map(|slot| self.of(node, slot)),
+            "Unsqueeze" => Some(self.of(node, 0)? + axes()?),
+            "Squeeze" => self.of(node, 0)?.checked_sub(axes()?),
             "ReduceMean" | "ReduceSum" | "ReduceMax" => {
                 self.of(node, 0).filter(|_| int_attribute(node, "keepdims") != Some(0))
             }
+            // [batch, sequence, features], whatever they are given.
+            "GroupQueryAttention" | "MultiHeadAttention" => Some(3),
             op if KEEPS.contains(&op) => self.of(node, 0),
             _ => None,
         }
@@ -94,11 +95,40 @@ impl<'a> Ranks<'a> {
     }
 }
 
+/// Operators whose output has as many dimensions as that of their inputs which has most.
+const WIDEST: [&str; 19] = [
+    "Add",
+    "And",
+    "Div",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Max",
+    "Mean",
+    "Min",
+    "Mod",
+    "Mul",
+    "Or",
+    "PRelu",
+    "Pow",
+    "Sub",
+    "Sum",
+    "Where",
+];
+
 /// Operators whose first output has as many dimensions as their first input.
-const KEEPS: [&str; 36] = [
+const KEEPS: [&str; 60] = [
+    "Abs",
+    "Attention",
+    "BiasAdd",
     "BiasGelu",
     "Cast",
+    "CastLike",
+    "Ceil",
     "Clip",
+    "Cos",
     "CumSum",
     "DequantizeLinear",
     "Dropout",
@@ -107,32 +137,65 @@ const KEEPS: [&str; 36] = [
     "Erf",
     "Exp",
     "FastGelu",
+    "Floor",
     "Gelu",
-    "GroupQueryAttention",
+    "HardSigmoid",
     "HardSwish",
     "Identity",
+    "IsNaN",
     "LayerNormalization",
+    "LeakyRelu",
+    "Log",
+    "LogSoftmax",
+    "MatMulBnb4",
     "MatMulNBits",
-    "MultiHeadAttention",
+    "Mish",
+    "MoE",
     "Neg",
+    "Not",
+    "Pad",
+    "QMoE",
     "QuantizeLinear",
     "QuickGelu",
     "RMSNormalization",
     "Reciprocal",
     "Relu",
+    "RotaryEmbedding",
+    "Round",
     "ScatterND",
     "Sigmoid",
+    "Sign",
     "SimplifiedLayerNormalization",
+    "Sin",
     "SkipLayerNormalization",
     "SkipSimplifiedLayerNormalization",
     "Slice",
     "Softmax",
+    "Softplus",
+    "Softsign",
     "Split",
     "Sqrt",
     "Swish",
     "Tanh",
+    "Tile",
     "Transpose",
+    "Trilu",
 ];
+
+/// The dimensions of the value of a Constant.
+fn constant(node: &NodeProto) -> Option<usize> {
+    let single = ["value_float", "value_int"].iter().any(|key| has_attribute(node, key));
+    let list = ["value_floats", "value_ints"].iter().any(|key| has_attribute(node, key));
+    match tensor_attribute(node, "value") {
+        Some(tensor) => Some(tensor.dims.len()),
+        None if single => Some(0),
+        None => list.then_some(1),
+    }
+}
+
+fn has_attribute(node: &NodeProto, key: &str) -> bool {
+    node.attribute.iter().any(|attribute| attribute.name() == key)
+}
 
 fn stated(value: &ValueInfoProto) -> Option<usize> {
     match value.r#type.as_ref()?.value.as_ref()? {

@@ -8,7 +8,10 @@ use super::{
     proto::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType},
     quantised::{Quantisation, bits_of},
 };
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    rc::Rc,
+};
 
 /// Where an operand comes from, Identity, Transpose and exact casts followed.
 pub(super) enum Source<'a> {
@@ -32,16 +35,25 @@ pub(super) struct StoredWeight<'a> {
     pub computed_in: ElementType,
 }
 
+/// A graph and those around it, as the innermost sees them.
 pub(super) struct Reader<'a> {
-    tensors: HashMap<&'a str, &'a TensorProto>,
-    producers: HashMap<&'a str, &'a NodeProto>,
-    readers: HashMap<&'a str, Vec<&'a NodeProto>>,
-    uses: HashMap<&'a str, usize>,
+    /// The main graph first.
+    graphs: Vec<Rc<Names<'a>>>,
     embeddings: HashSet<&'a str>,
 }
 
-impl<'a> Reader<'a> {
-    pub fn new(graph: &'a GraphProto) -> Self {
+/// The names of one graph.
+struct Names<'a> {
+    inputs: HashSet<&'a str>,
+    tensors: HashMap<&'a str, &'a TensorProto>,
+    producers: HashMap<&'a str, &'a NodeProto>,
+    readers: HashMap<&'a str, Vec<&'a NodeProto>>,
+    /// In nested graphs too.
+    uses: HashMap<&'a str, usize>,
+}
+
+impl<'a> Names<'a> {
+    fn of(graph: &'a GraphProto) -> Self {
         let mut uses = HashMap::new();
         count_uses(graph, &mut uses);
         let producers =
@@ -51,10 +63,23 @@ impl<'a> Reader<'a> {
             node.input.iter().for_each(|name| readers.entry(name).or_default().push(node));
         }
         let tensors = graph.initializer.iter().map(|t| (t.name(), t)).collect();
+        let inputs = graph.input.iter().map(|input| input.name()).collect();
+        Self { inputs, tensors, producers, readers, uses }
+    }
+
+    fn have(&self, name: &str) -> bool {
+        self.producers.contains_key(name)
+            || self.tensors.contains_key(name)
+            || self.inputs.contains(name)
+    }
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(graph: &'a GraphProto) -> Self {
+        let mut reader =
+            Self { graphs: vec![Rc::new(Names::of(graph))], embeddings: HashSet::new() };
         let gathers = graph.node.iter().filter(|n| is_standard(n, "Gather"));
         let tables = gathers.filter_map(|n| n.input.first().map(String::as_str));
-        let embeddings = HashSet::new();
-        let mut reader = Self { tensors, producers, readers, uses, embeddings };
         reader.embeddings = tables
             .filter_map(|name| match reader.source(name) {
                 Source::Stored(stored) => Some(stored.tensor.name()),
@@ -64,14 +89,35 @@ impl<'a> Reader<'a> {
         reader
     }
 
-    /// The nodes of the main graph that read a value, in its order.
-    pub fn readers(&self, value: &str) -> &[&'a NodeProto] {
-        self.readers.get(value).map(Vec::as_slice).unwrap_or_default()
+    /// Of a graph inside the innermost, such as a branch of an If.
+    pub fn inside(&self, graph: &'a GraphProto) -> Self {
+        let own = Rc::new(Names::of(graph));
+        let graphs = self.graphs.iter().cloned().chain([own]).collect();
+        Self { graphs, embeddings: HashSet::new() }
     }
 
-    /// The node of the main graph that makes a value.
+    /// The innermost graph that has a value of this name, and whether it is the main one.
+    fn home(&self, name: &str) -> (&Names<'a>, bool) {
+        let inner = self.graphs.get(1..).unwrap_or_default().iter().rev();
+        match inner.map(Rc::as_ref).find(|graph| graph.have(name)) {
+            Some(graph) => (graph, false),
+            None => (&self.graphs[0], true),
+        }
+    }
+
+    /// Whether a value is not one of a graph inside the main one.
+    pub fn is_of_main(&self, name: &str) -> bool {
+        self.home(name).1
+    }
+
+    /// The nodes that read a value in the graph that makes it, in its order.
+    pub fn readers(&self, value: &str) -> &[&'a NodeProto] {
+        self.home(value).0.readers.get(value).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The node that makes a value.
     pub fn producer(&self, value: &str) -> Option<&'a NodeProto> {
-        self.producers.get(value).copied()
+        self.home(value).0.producers.get(value).copied()
     }
 
     /// Whether a Gather looks up rows of this initializer.
@@ -81,13 +127,13 @@ impl<'a> Reader<'a> {
 
     /// The initializer of this name.
     pub fn tensor(&self, name: &str) -> Option<&'a TensorProto> {
-        self.tensors.get(name).copied()
+        self.home(name).0.tensors.get(name).copied()
     }
 
     /// The integers of a constant.
     pub fn integers(&self, name: &str) -> Option<Vec<i64>> {
         let constant = || {
-            let node = self.producers.get(name).filter(|node| is_standard(node, "Constant"))?;
+            let node = self.producer(name).filter(|node| is_standard(node, "Constant"))?;
             tensor_attribute(node, "value")
         };
         node::integers(self.tensor(name).or_else(constant)?)
@@ -108,11 +154,44 @@ impl<'a> Reader<'a> {
 
     /// How often a value is read, in branches too.
     pub fn uses(&self, name: &str) -> usize {
-        self.uses.get(name).copied().unwrap_or(0)
+        self.home(name).0.uses.get(name).copied().unwrap_or(0)
     }
 
+    /// Whether a value is read once. What a graph inside the main one reads of that is counted by
+    /// [`leaves`](Self::leaves).
     pub fn alone(&self, name: &str) -> bool {
-        self.uses.get(name).is_none_or(|&n| n == 1)
+        let (graph, is_main) = self.home(name);
+        (is_main && self.graphs.len() > 1) || graph.uses.get(name).is_none_or(|&n| n == 1)
+    }
+
+    /// How often a value of the main graph is read, where what its Identities, Transposes and the like
+    /// make of it is read in its place.
+    pub fn leaves(&self, name: &'a str) -> usize {
+        let (mut leaves, mut open, mut visited) = (0, vec![name], BTreeSet::new());
+        while let Some(value) = open.pop() {
+            let readers = self.readers(value);
+            leaves += self.uses(value).saturating_sub(readers.len());
+            for node in readers {
+                match node.output.first().filter(|_| self.leads_on(node, value)) {
+                    // A cycle is not a model, but it must not hang us either.
+                    Some(output) if visited.insert(output) => open.push(output),
+                    Some(_) => {}
+                    None => leaves += 1,
+                }
+            }
+        }
+        leaves
+    }
+
+    /// Whether what a node makes is the value in another form, and of nothing else.
+    fn leads_on(&self, node: &'a NodeProto, value: &str) -> bool {
+        let once = node.input.iter().filter(|input| *input == value).count() == 1;
+        let first = node.input.first().is_some_and(|input| input == value);
+        let follows = is_standard(node, "Identity")
+            || (is_standard(node, "Transpose") && swaps(node))
+            || self.widening(node).is_some()
+            || (is_standard(node, "DequantizeLinear") && self.dequantised(node).is_some());
+        once && first && follows
     }
 
     pub fn source(&self, operand: &'a str) -> Source<'a> {
@@ -127,7 +206,7 @@ impl<'a> Reader<'a> {
                 let stored = StoredWeight { tensor, transposed, alone, quantisation, computed_in };
                 return Source::Stored(stored);
             }
-            let Some(&node) = self.producers.get(name) else { return Source::Activation };
+            let Some(node) = self.producer(name) else { return Source::Activation };
             // A cycle is not a model, but it must not hang us either.
             if !visited.insert(name) {
                 return Source::Activation;
@@ -148,9 +227,9 @@ impl<'a> Reader<'a> {
                 let alone = alone && stored.alone;
                 return Source::Stored(StoredWeight { transposed, alone, ..stored });
             } else if !is_standard(node, "Identity") {
-                let known = |i: &String| i.is_empty() || self.tensors.contains_key(i.as_str());
+                let known = |i: &String| i.is_empty() || self.tensor(i).is_some();
                 let computed = node.op_type() != "Gather"
-                    && self.tensors.contains_key(from.as_str())
+                    && self.tensor(from).is_some()
                     && node.input.iter().all(known);
                 return match computed {
                     true => Source::Computed { op: node.op_type() },
@@ -240,12 +319,12 @@ impl StoredWeight<'_> {
 }
 
 /// Whether a two-dimensional Transpose swaps its sizes.
-pub(super) fn swaps(node: &NodeProto) -> bool {
+fn swaps(node: &NodeProto) -> bool {
     ints_attribute(node, "perm").is_none_or(|perm| perm == [1, 0])
 }
 
 /// How often each name is read: by nodes, by nodes of nested graphs, and as an output.
-pub(super) fn count_uses<'a>(graph: &'a GraphProto, uses: &mut HashMap<&'a str, usize>) {
+pub(crate) fn count_uses<'a>(graph: &'a GraphProto, uses: &mut HashMap<&'a str, usize>) {
     for output in &graph.output {
         *uses.entry(output.name()).or_default() += 1;
     }

@@ -49,8 +49,12 @@ pub struct NodeSite {
     pub input: String,
     /// The place of the node that makes the product in floats: its own, unless it multiplies integers.
     pub product: usize,
-    /// Whether activations are known to have two dimensions, as those of `Gemm`.
-    pub flat: bool,
+    /// The place of the node behind which an update is added: that of the product, or of the `Add` of a
+    /// bias, if nothing else reads the product. A runtime makes one operator of product and bias, and
+    /// what stands between them would keep it from doing so.
+    pub sum: usize,
+    /// Whether activations are known to have three dimensions, the first of them the rows of the batch.
+    pub batched: bool,
 }
 
 /// A matrix that is not adapted, or a layer without one, and why.

@@ -20,6 +20,9 @@ pub trait Contents {
     /// Whether the initializer of this name does.
     fn changes(&self, name: &str) -> bool;
 
+    /// The initializer of the base that one which is new was copied from, and is stored like.
+    fn copied_from(&self, name: &str) -> Option<&str>;
+
     /// Hands the bytes of an initializer that [`changes`](Self::changes) to `each`, in pieces and
     /// in the layout of `raw_data`.
     fn give(
@@ -38,6 +41,10 @@ impl Contents for Untouched {
 
     fn changes(&self, _: &str) -> bool {
         false
+    }
+
+    fn copied_from(&self, _: &str) -> Option<&str> {
+        None
     }
 
     fn give(
@@ -63,8 +70,9 @@ pub fn write_model(base: &OnnxModel, proto: &ModelProto, out: &Path) -> Result<u
 /// byte for byte, whatever they hold; a part that changed is encoded anew, and refused if it
 /// holds more than this crate knows of it. A tensor in a data file stays in one at its offset: the
 /// file is copied with the changed ranges replaced, under its own name in another folder, else
-/// under a name that starts like `out`'s. A data file without changes is not copied within its
-/// folder. No file of `base` is ever replaced. Returns the bytes of the .onnx file too.
+/// under a name that starts like `out`'s. A copy of such a tensor, and one that shares its bytes with
+/// others and changes, gets a place behind the end of that file. A data file without changes is not
+/// copied within its folder. No file of `base` is ever replaced. Returns the bytes of the .onnx file too.
 pub fn stage_model<C: Contents>(
     base: &OnnxModel,
     proto: &ModelProto,

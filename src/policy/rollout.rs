@@ -116,7 +116,7 @@ impl Extra<'_> {
         &self,
         graph: &mut CausalGraph,
         rows: &Rows<'_>,
-        cache: &Cache,
+        cache: Cache,
         prompts: impl Iterator<Item = usize>,
     ) -> Result<(Tensor, Cache), PolicyError> {
         match self {
@@ -148,8 +148,8 @@ fn answers(
         mask: &prefill.mask,
         positions: &prefill.positions,
     };
-    let empty = graph.interface.empty_cache(plan.prompts.len())?;
-    let (logits, cache) = extra.step(graph, &rows, &empty, 0..plan.prompts.len())?;
+    let empty = graph.empty_cache(plan.prompts.len())?;
+    let (logits, cache) = extra.step(graph, &rows, empty, 0..plan.prompts.len())?;
     let mut live = Live::new(plan, &prefill, cache);
     live.choose(plan, graph, &logits, &mut answers)?;
     while !live.rows.is_empty() {
@@ -322,7 +322,8 @@ impl Live {
         let mask: Vec<i64> = self.rows.iter().flat_map(|r| r.mask.iter().copied()).collect();
         let rows = Rows { batch: self.rows.len(), ids: &ids, mask: &mask, positions: &positions };
         let prompts = self.rows.iter().map(|r| r.prompt);
-        let (logits, cache) = extra.step(graph, &rows, &self.cache, prompts)?;
+        let held = std::mem::take(&mut self.cache);
+        let (logits, cache) = extra.step(graph, &rows, held, prompts)?;
         self.cache = cache;
         for row in &mut self.rows {
             row.position += 1;

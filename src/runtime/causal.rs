@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use super::{RuntimeError, Session, SessionOptions, Tensor, head_size::head_size, rows::RowPicker};
+use super::{
+    Cache, Provider, RuntimeError, Session, SessionOptions, Tensor, cache::grows_in_place,
+    head_size::head_size, rows::RowPicker,
+};
 use crate::model::{
     node::{Dim, tensor_type},
     proto::{GraphProto, ModelProto, ValueInfoProto, tensor_proto::DataType},
@@ -10,12 +13,12 @@ use crate::model::{
 
 /// One cached tensor: `past` goes in as `[batch, heads, time, size]`, `present` comes out longer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Slot {
-    past: String,
-    present: String,
+pub(super) struct Slot {
+    pub past: String,
+    pub present: String,
     heads: usize,
     size: usize,
-    kind: DataType,
+    pub kind: DataType,
 }
 
 /// The names a causal language model's graph uses.
@@ -85,35 +88,21 @@ impl Interface {
         Ok(feeds)
     }
 
-    /// A cache that holds nothing yet.
-    ///
-    /// # Errors
-    /// If the runtime refuses an empty tensor.
-    pub fn empty_cache(&self, batch: usize) -> Result<Cache, RuntimeError> {
-        let made = self.slots.iter().map(|s| Tensor::empty(s.kind, &[batch, s.heads, 0, s.size]));
-        Ok(Cache { values: made.collect::<Result<_, _>>()? })
-    }
-
     /// One run's cache inputs when nothing is cached, with their names.
     ///
     /// # Errors
     /// If the runtime refuses an empty tensor.
     pub fn empty_cache_feeds(&self, batch: usize) -> Result<Vec<(&str, Tensor)>, RuntimeError> {
-        let names = self.slots.iter().map(|s| s.past.as_str());
-        Ok(names.zip(self.empty_cache(batch)?.values).collect())
+        let made = self
+            .slots
+            .iter()
+            .map(|s| Ok((s.past.as_str(), Tensor::empty(s.kind, &[batch, s.heads, 0, s.size])?)));
+        made.collect()
     }
 
     /// Each cache input and the output it grows into.
     pub fn cache_names(&self) -> impl Iterator<Item = (&str, &str)> {
         self.slots.iter().map(|s| (s.past.as_str(), s.present.as_str()))
-    }
-
-    /// The cache as inputs of a run.
-    pub fn cache_feeds<'a>(
-        &'a self,
-        cache: &'a Cache,
-    ) -> impl Iterator<Item = (&'a str, &'a Tensor)> {
-        self.slots.iter().map(|s| s.past.as_str()).zip(&cache.values)
     }
 }
 
@@ -173,12 +162,6 @@ pub struct Rows<'a> {
     pub positions: &'a [i64],
 }
 
-/// Keys and values of the tokens seen so far, where the model runs.
-#[derive(Debug)]
-pub struct Cache {
-    values: Vec<Tensor>,
-}
-
 /// A causal language model ready to run with a cache.
 pub struct CausalGraph {
     /// The names it uses.
@@ -187,6 +170,8 @@ pub struct CausalGraph {
     picker: RowPicker,
     logits: usize,
     presents: Vec<usize>,
+    /// Whether the cache is written where it lies.
+    pub(super) in_place: bool,
 }
 
 impl CausalGraph {
@@ -213,7 +198,18 @@ impl CausalGraph {
         let presents = presents.collect::<Result<_, _>>()?;
         let kinds: Vec<DataType> = interface.slots.iter().map(|s| s.kind).collect();
         let picker = RowPicker::load(&kinds, options)?;
-        Ok(Self { interface, session, picker, logits, presents })
+        let in_place = options.provider == Provider::Cpu && grows_in_place(graph, &interface.slots);
+        Ok(Self { interface, session, picker, logits, presents, in_place })
+    }
+
+    /// A cache that holds nothing yet.
+    ///
+    /// # Errors
+    /// If the runtime refuses an empty tensor.
+    pub fn empty_cache(&self, batch: usize) -> Result<Cache, RuntimeError> {
+        let made = self.interface.empty_cache_feeds(batch)?;
+        let values = made.into_iter().map(|(_, value)| value).collect();
+        Ok(if self.in_place { Cache::buffers(values) } else { Cache::made(values) })
     }
 
     /// Runs `rows` after what `cache` holds; `extra` are inputs beyond a plain model's. Gives the
@@ -225,26 +221,33 @@ impl CausalGraph {
     pub fn step(
         &mut self,
         rows: &Rows<'_>,
-        cache: &Cache,
+        mut cache: Cache,
         extra: &[(&str, &Tensor)],
     ) -> Result<(Tensor, Cache), RuntimeError> {
         let made = self.interface.feeds(rows)?;
         let mut feeds: Vec<(&str, &Tensor)> = made.iter().map(|(n, t)| (*n, t)).collect();
-        feeds.extend(self.interface.cache_feeds(cache));
         feeds.extend_from_slice(extra);
+        let logits = self.logits;
+        let own = |what: &str| RuntimeError::NotCausal { what: format!("own output for {what}") };
+        if cache.in_place() {
+            cache.fill(rows.mask.len() / rows.batch.max(1))?;
+            let places = self.interface.cache_names().zip(&mut cache.values);
+            let outputs = self.session.run_in_place(&feeds, places)?;
+            let before = self.presents.iter().filter(|present| **present < logits).count();
+            let found = outputs.into_iter().nth(logits - before);
+            return Ok((found.ok_or_else(|| own(LOGITS))?, cache));
+        }
+        let pasts = self.interface.slots.iter().map(|s| s.past.as_str());
+        feeds.extend(pasts.zip(&cache.values));
         // Prompts are long and of any length: what they took is not kept for single tokens.
         let first = rows.ids.len() == rows.mask.len();
-        let logits = self.logits;
         let outputs = self.session.run_bound(&feeds, |position| position != logits, first)?;
         let mut outputs: Vec<Option<Tensor>> = outputs.into_iter().map(Some).collect();
-        let mut take = |position: usize, what: &str| {
-            outputs[position]
-                .take()
-                .ok_or_else(|| RuntimeError::NotCausal { what: format!("own output for {what}") })
-        };
+        let mut take =
+            |position: usize, what: &str| outputs[position].take().ok_or_else(|| own(what));
         let logits = take(self.logits, LOGITS)?;
         let values = self.presents.iter().map(|p| take(*p, "the cache"));
-        Ok((logits, Cache { values: values.collect::<Result<_, _>>()? }))
+        Ok((logits, Cache::made(values.collect::<Result<_, _>>()?)))
     }
 
     /// The rows of `cache` named by `picks`, in that order, with repetition.
@@ -252,6 +255,9 @@ impl CausalGraph {
     /// # Errors
     /// If there is no such row.
     pub fn rows(&mut self, cache: &Cache, picks: &[usize]) -> Result<Cache, RuntimeError> {
-        Ok(Cache { values: self.picker.pick(&cache.values, picks)? })
+        match cache.filled() {
+            Some(filled) => cache.rows(filled, picks),
+            None => Ok(Cache::made(self.picker.pick(&cache.values, picks)?)),
+        }
     }
 }

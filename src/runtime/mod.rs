@@ -11,10 +11,12 @@
 //! | `placement` | on which provider the nodes of a session were placed |
 //! | `tensor` | values in and out of a session |
 //! | `causal` | a language model's inputs and outputs: tokens, mask, positions, cache |
+//! | `cache` | keys and values of the tokens seen so far, copied or written where they lie |
 //! | `rows` | rows of cached tensors, picked where they lie |
 //! | `head_size` | the size of a cached head, where the inputs leave it open |
 //! | `measure` | running a probe graph twice to measure shapes |
 
+mod cache;
 mod causal;
 mod environment;
 mod error;
@@ -30,7 +32,8 @@ mod tensor;
 mod transposed;
 mod weights;
 
-pub use causal::{Cache, CausalGraph, Interface, LOGITS, MASK, Rows};
+pub use cache::Cache;
+pub use causal::{CausalGraph, Interface, LOGITS, MASK, Rows};
 pub use environment::ready;
 pub use error::RuntimeError;
 #[cfg(feature = "load")]

@@ -158,6 +158,35 @@ impl Session {
         outputs
     }
 
+    /// Runs the graph on the host; each of `places`, the names of an input and an output, and the
+    /// tensor that is both, is written where it lies. Gives the other outputs, in order.
+    ///
+    /// # Errors
+    /// If the runtime refuses the inputs or fails.
+    pub fn run_in_place<'a>(
+        &mut self,
+        feeds: &[(&str, &Tensor)],
+        places: impl Iterator<Item = ((&'a str, &'a str), &'a mut Tensor)>,
+    ) -> Result<Vec<Tensor>, RuntimeError> {
+        let mut names = self.output_names();
+        let what = self.what.clone();
+        let failed = |e: ort::Error| failed(&what, &e);
+        let mut binding = self.inner.create_binding().map_err(failed)?;
+        for (name, tensor) in feeds {
+            binding.bind_input(*name, &tensor.0).map_err(failed)?;
+        }
+        for ((input, output), tensor) in places {
+            binding.bind_input(input, &tensor.0).map_err(failed)?;
+            binding.bind_output(output, &mut tensor.0).map_err(failed)?;
+            names.retain(|name| name != output);
+        }
+        for name in &names {
+            binding.bind_output_to_device(name, &self.host).map_err(failed)?;
+        }
+        let outputs = self.inner.run_binding(&binding);
+        taken(&what, &names, outputs)
+    }
+
     fn output_names(&self) -> Vec<String> {
         self.inner.outputs().iter().map(|o| o.name().to_owned()).collect()
     }
@@ -185,7 +214,12 @@ fn configured(
     let builder = builder
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(options.threads)?
-        .with_intra_op_spinning(false)?
+        // Threads wait awake for the next operator, and sleep when the run is over: then the host
+        // chooses tokens, or another graph has its turn.
+        .with_intra_op_spinning(true)?
+        .with_config_entry("session.force_spinning_stop", "1")?
+        // Batches differ in size, and a plan of memory would be kept for every size there was.
+        .with_memory_pattern(false)?
         .with_prepacking(packed)?
         .with_config_entry("session.model_external_initializers_file_folder_path", folder)?;
     match options.provider {

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Provider, weights::is_lent};
 use crate::model::{
-    node::{Attribute, ints_attribute, node, with_attribute},
+    node::{Attribute, int_attribute, ints_attribute, node, with_attribute},
     proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, tensor_proto::DataType},
 };
 
@@ -78,8 +78,15 @@ fn flagged(user: &NodeProto, result: &str, weight: &str) -> Option<Vec<NodeProto
             product.domain = Some(CONTRIB.to_owned());
             Some(vec![with_attribute(product, "transB", Attribute::Int(1))])
         }
+        ("Gemm", [left, right, ..]) if *left != result && *right == result => {
+            let mut product = user.clone();
+            product.input[1] = weight.to_owned();
+            let turned = int_attribute(user, "transB").unwrap_or(0) == 0;
+            product.attribute.retain(|attribute| attribute.name() != "transB");
+            Some(vec![with_attribute(product, "transB", Attribute::Int(turned.into()))])
+        }
         ("Gather", [table, tokens]) if *table == result && *tokens == TOKENS => {
-            let axis = crate::model::node::int_attribute(user, "axis").unwrap_or(0);
+            let axis = int_attribute(user, "axis").unwrap_or(0);
             let columns = format!("{output}/columns");
             let gather = node("Gather", user.name(), &[weight, tokens], &[&columns]);
             let turn = node("Transpose", &columns, &[&columns], &[output]);

@@ -1,8 +1,8 @@
 //! Large weights, lent to the sessions that use them: one copy, however many graphs there are.
 //!
 //! A model in memory holds the bytes of its weights by reference, and so do its clones, from which
-//! rollouts and gradients are made. A session is given the graph without them and views of those
-//! very bytes in their place.
+//! rollouts and gradients are made. A session is given the graph without them, which names the
+//! places in files that they were read from, and views of those very bytes, which it uses instead.
 #![allow(unsafe_code)]
 
 use std::{ffi::CString, fmt};
@@ -17,9 +17,12 @@ use ort::{
 use prost::bytes::Bytes;
 
 use super::{Provider, RuntimeError};
-use crate::model::proto::{
-    GraphProto, ModelProto, StringStringEntryProto, TensorProto,
-    tensor_proto::{DataLocation, DataType},
+use crate::model::{
+    external,
+    proto::{
+        GraphProto, ModelProto, StringStringEntryProto, TensorProto,
+        tensor_proto::{DataLocation, DataType},
+    },
 };
 
 /// Weights of fewer bytes travel inside the graph, where the runtime can compute with them while
@@ -30,6 +33,8 @@ const LEAST: usize = 1 << 16;
 pub(super) struct Lent {
     name: CString,
     value: ValueRefMut<'static, DynValueTypeMarker>,
+    /// Whether the graph names a file that holds it too.
+    filed: bool,
     /// What `value` points to.
     bytes: Bytes,
 }
@@ -50,8 +55,10 @@ pub(super) fn lend(model: &ModelProto) -> Result<(ModelProto, Vec<Lent>), Runtim
         let Some(bytes) = tensor.raw_data.clone().filter(|b| b.len() >= LEAST) else { continue };
         let Some(value) = view(tensor, &bytes)? else { continue };
         let Ok(name) = CString::new(tensor.name()) else { continue };
-        *tensor = placeholder(tensor, bytes.len());
-        lent.push(Lent { name, value, bytes });
+        let unloaded = external::unloaded(tensor);
+        let filed = unloaded.is_some();
+        *tensor = unloaded.unwrap_or_else(|| placeholder(tensor, bytes.len()));
+        lent.push(Lent { name, value, filed, bytes });
     }
     Ok((model, lent))
 }
@@ -61,10 +68,10 @@ pub(super) fn bytes(lent: &[Lent]) -> usize {
     lent.iter().map(|weight| weight.bytes.len()).sum()
 }
 
-/// The names of the initializers of `graph` that are lent.
+/// Whether the initializer of this name is lent.
 pub(super) fn is_lent(graph: &GraphProto, name: &str) -> bool {
     let found = graph.initializer.iter().find(|t| t.name() == name);
-    found.is_some_and(|t| t.external_data.first().is_some_and(|e| e.value() == PLACE))
+    found.is_some_and(external::is_external)
 }
 
 /// Gives a session to be the weights it lacks.
@@ -81,12 +88,13 @@ pub(super) fn give(
         let (name, value) = (weight.name.as_ptr(), weight.value.ptr());
         // SAFETY: the options keep the pointers until the session ends; `lent` is kept beside it.
         unsafe {
-            // While it optimises the graph, the runtime may read a weight, as one of a file that
-            // it finds in memory.
-            let status = (api.AddExternalInitializers)(builder.ptr_mut(), &name, &value, 1);
-            ort::Error::result_from_status(status)?;
+            if !weight.filed {
+                // While it optimises the graph, the runtime may read a weight. This copies it, and
+                // the copy is dropped at the end of loading if the next call is made too.
+                let status = (api.AddExternalInitializers)(builder.ptr_mut(), &name, &value, 1);
+                ort::Error::result_from_status(status)?;
+            }
             if provider == Provider::Cpu {
-                // Without this the runtime makes a copy of it at the end of loading.
                 let status = (api.AddInitializer)(builder.ptr_mut(), name, value);
                 ort::Error::result_from_status(status)?;
             }

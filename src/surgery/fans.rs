@@ -30,7 +30,7 @@ pub(super) fn fans<'a, 'b>(paths: &'b [LowRank<'a>]) -> Result<Vec<Fan<'a, 'b>>,
         }
     }
     // What the first makes, the others read.
-    fans.iter_mut().for_each(|fan| fan.sites.sort_by_key(|site| site.at.product));
+    fans.iter_mut().for_each(|fan| fan.sites.sort_by_key(|site| site.at.sum));
     Ok(fans)
 }
 
@@ -77,17 +77,16 @@ impl Fan<'_, '_> {
         let mut nodes = Vec::new();
         let wide = first.wide(&mut nodes);
         nodes.push(node("MatMul", &narrow, &[&wide, &right], &[&narrow]));
-        // They read one value: what is known of it where it is read once holds for all.
-        let flat = self.sites.iter().any(|site| site.at.flat);
-        let narrow = match flat {
-            true => by_row(patch, &mut nodes, &narrow, &mixing, count * rank),
-            false => narrow,
+        let batched = self.sites.iter().all(|site| site.at.batched);
+        let narrow = match batched {
+            true => narrow,
+            false => by_row(patch, &mut nodes, &narrow, &mixing, count * rank),
         };
         nodes.push(node("MatMul", &mixed, &[&narrow, &mixing], &[&mixed]));
         let mut offset = 0;
         for site in &self.sites {
             let nodes = std::mem::take(&mut nodes);
-            site.add(graph, patch, nodes, &mixed, [columns, offset], flat)?;
+            site.add(graph, patch, nodes, &mixed, [columns, offset], batched)?;
             offset += site.paths.len() * rank;
         }
         Ok(())

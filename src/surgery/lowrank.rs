@@ -155,9 +155,9 @@ impl Site<'_, '_> {
             patch.edits.push(Edit::AddInitializer(v));
             nodes.push(node("MatMul", &narrow, &[&wide, &right], &[&narrow]));
             let mixing = mixing_of(module);
-            let narrow = match self.at.flat {
-                true => by_row(patch, &mut nodes, &narrow, &mixing, rank),
-                false => narrow,
+            let narrow = match self.at.batched {
+                true => narrow,
+                false => by_row(patch, &mut nodes, &narrow, &mixing, rank),
             };
             nodes.push(node("MatMul", &own, &[&narrow, &mixing], &[&own]));
             mixed.push(own);
@@ -172,7 +172,7 @@ impl Site<'_, '_> {
                 name
             }
         };
-        self.add(graph, patch, nodes, &joined, [self.paths.len() * rank, 0], self.at.flat)
+        self.add(graph, patch, nodes, &joined, [self.paths.len() * rank, 0], self.at.batched)
     }
 
     /// A name of the first module's.
@@ -192,9 +192,10 @@ impl Site<'_, '_> {
         }
     }
 
-    /// Adds the product of the columns `mixed` with Lᵀ to what the node makes, behind `nodes`. The
-    /// base product gets another name; the sum takes the one everybody reads. Of the `height` columns
-    /// those from `offset` on are the site's. `flat` where activations have two dimensions.
+    /// Adds the product of the columns `mixed` with Lᵀ to what the node makes, its bias included, behind
+    /// `nodes`. What it made gets another name; the sum takes the one everybody reads. Of the `height`
+    /// columns those from `offset` on are the site's. Unless activations are `batched`, the update has
+    /// dimensions of its own.
     pub fn add(
         &self,
         graph: &GraphProto,
@@ -202,10 +203,10 @@ impl Site<'_, '_> {
         mut nodes: Vec<NodeProto>,
         mixed: &str,
         [height, offset]: [usize; 2],
-        flat: bool,
+        batched: bool,
     ) -> Result<(), GraftError> {
-        let (module, node_index) = (self.target.module, self.at.product);
-        let output = graph.node.get(node_index).and_then(|product| product.output.first());
+        let (module, node_index) = (self.target.module, self.at.sum);
+        let output = graph.node.get(node_index).and_then(|made| made.output.first());
         let output = output.ok_or(GraftError::NotTheGraph { module })?;
         let (base, left, update) = (self.name("base"), self.name("left"), self.name("update"));
         patch.edits.push(Edit::AddInitializer(self.left(&left, [height, offset])?));
@@ -218,14 +219,14 @@ impl Site<'_, '_> {
                 name
             }
         };
-        let update = match flat {
-            true => {
-                let (shape, flat) = (self.name("base_shape"), self.name("flat"));
+        let update = match batched {
+            true => update,
+            false => {
+                let (shape, alike) = (self.name("base_shape"), self.name("alike"));
                 nodes.push(node("Shape", &shape, &[&base], &[&shape]));
-                nodes.push(node("Reshape", &flat, &[&update, &shape], &[&flat]));
-                flat
+                nodes.push(node("Reshape", &alike, &[&update, &shape], &[&alike]));
+                alike
             }
-            false => update,
         };
         nodes.push(node("Add", &self.name("sum"), &[&base, &update], &[output]));
         let from = output.to_owned();
@@ -254,7 +255,7 @@ impl Site<'_, '_> {
     }
 }
 
-/// Activations of two dimensions, cut into as many matrices of so many columns as `mixing` has rows.
+/// Activations of any dimensions, cut into as many matrices of so many columns as `mixing` has rows.
 pub(super) fn by_row(
     patch: &mut Patch,
     nodes: &mut Vec<NodeProto>,

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     format::{Header, ModuleId},
     model::{
-        Contents, ModelError, OnnxModel, Target, Targets, promised,
+        Contents, ModelError, OnnxModel, Target, Targets, count_uses, promised,
         proto::{ModelProto, TensorProto},
     },
     projection::Factors,
@@ -112,14 +112,17 @@ impl<'a> OnnxMerge<'a> {
     /// # Errors
     /// If other matrices have the same scales.
     pub fn with_fitted_grids(mut self) -> Result<Self, SurgeryError> {
+        let mut uses = HashMap::new();
+        count_uses(self.base.graph(), &mut uses);
+        let uses = |name: &str| uses.get(name).copied().unwrap_or(0);
         for (name, weight) in &self.weights {
             let target = weight.target();
             let Some(quantisation) = &target.quantisation else { continue };
             let (scales, zeros) = quantisation.beside();
             let beside = [(Some(scales), Beside::Scales), (zeros, Beside::Zeros)];
             for (of, kind) in beside.into_iter().filter_map(|(of, kind)| Some((of?, kind))) {
-                let readers = self.base.graph().node.iter().flat_map(|node| &node.input);
-                let shared = readers.filter(|input| *input == of).count() > 1;
+                // Whoever reads the integers of an unshared matrix reads these too.
+                let shared = uses(of) > uses(&target.initializer);
                 if shared
                     || weight.copied
                     || self.beside.insert(of.to_owned(), (name.clone(), kind)).is_some()
@@ -175,6 +178,11 @@ impl Contents for OnnxMerge<'_> {
 
     fn changes(&self, name: &str) -> bool {
         self.weights.contains_key(name) || self.beside.contains_key(name)
+    }
+
+    fn copied_from(&self, name: &str) -> Option<&str> {
+        let weight = self.weights.get(name).filter(|weight| weight.copied)?;
+        Some(&weight.target().initializer)
     }
 
     fn give(

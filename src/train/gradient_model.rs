@@ -175,7 +175,17 @@ fn shapes_of(
         feeds.into_iter().filter(|(name, _)| inputs.contains(name.as_str())).collect()
     };
     let [small, large] = sizes.map(read);
-    Ok(measure(&probe::graph(model, names), path, names, [&small, &large], options)?)
+    let graph = model.graph.as_ref().ok_or(TrainError::NoGraph)?;
+    let said: Vec<_> = names
+        .iter()
+        .filter_map(|name| Some((name.clone(), probe::transposed_weight(graph, name)?)))
+        .collect();
+    let asked: Vec<String> =
+        names.iter().filter(|name| said.iter().all(|(known, _)| known != *name)).cloned().collect();
+    let probe = probe::graph(model, &asked);
+    let mut shapes = measure(&probe, path, &asked, [&small, &large], options)?;
+    said.into_iter().for_each(|(name, measured)| shapes.insert(&name, measured));
+    Ok(shapes)
 }
 
 /// Small inputs of two sizes that have no varying dimension in common.

@@ -176,5 +176,5 @@ impl<'a> Plan<'a> {
 /// If the model is not one, or a file is missing or does not fit its vocabulary.
 pub fn voice_of(model: &OnnxModel) -> Result<Voice, TrainError> {
     let interface = Interface::of(model.graph())?;
-    Ok(Voice::load(model.folder(), interface.vocabulary)?)
+    Ok(Voice::load(&model.home(), interface.vocabulary)?)
 }

@@ -10,6 +10,8 @@ TESTS = Path(__file__).resolve().parents[1]
 FIXTURES = TESTS.parent / "fixtures"
 EXPORTS = FIXTURES / "exports"
 CHECKPOINTS = ["hf-qwen2-tied", "hf-llama-untied"]
+# The head and one layer of two: PEFT is told whole paths, for it leaves out a head when layers are named.
+HEAD_AND_LAYER = {"roles": ["q", "down", "lm_head"], "first_layer": 1, "layers": 1}
 GENAI = ["genai-fp32-cpu/qwen2-tied", "genai-fp32-cpu/llama-untied", "genai-int4-cpu/qwen2-tied"]
 QUESTIONS = 8
 
@@ -29,20 +31,23 @@ class Tla:
             told = " ".join(["tla", *map(str, arguments)])
             raise SystemExit(f"{told}\n{done.stdout}{done.stderr}clients: tla failed.")
 
-    def pack(self, name: str, model: Path, scale: float) -> None:
+    def pack(self, name: str, model: Path, scale: float, **chosen_modules: object) -> None:
         """13 values from a fixed seed; scale 0 is the base."""
         chosen = random.Random(1)
         v = [round(chosen.uniform(-1, 1), 3) * bool(scale) for _ in range(13)]
-        recipe = {"v": v, "scale": scale or 1.0}
+        recipe = {"v": v, "scale": scale or 1.0, **chosen_modules}
         (self.folder / f"{name}.json").write_text(json.dumps(recipe))
         self("pack", f"{name}.json", "--model", model, "-o", f"{name}.tla")
 
 
 def peft(tla: Tla) -> None:
-    """lora-NAME and merged-NAME, of the same adapter; merged-tinylora, of what PEFT saved."""
-    for name in CHECKPOINTS:
-        model = EXPORTS / name
-        tla.pack(name, model, 1.0)
+    """lora-NAME and merged-NAME, of the same adapter, and -head of HEAD_AND_LAYER; merged-tinylora, of what
+    PEFT saved."""
+    adapters = [(name, name, {}) for name in CHECKPOINTS]
+    adapters.append((f"{CHECKPOINTS[1]}-head", CHECKPOINTS[1], HEAD_AND_LAYER))
+    for name, base, chosen in adapters:
+        model = EXPORTS / base
+        tla.pack(name, model, 1.0, **chosen)
         tla("export", f"{name}.tla", "--to", "peft", "--model", model, "-o", f"lora-{name}")
         tla("merge", model, f"{name}.tla", "-o", f"merged-{name}/")
     model = EXPORTS / "hf-qwen2-tied"
@@ -63,21 +68,20 @@ def genai(tla: Tla) -> None:
 
 
 def web(tla: Tla) -> None:
-    """base, merged and grafted as transformers.js expects a folder; answers.json as `tla eval` has them."""
-    base, data = FIXTURES / "wordmath", FIXTURES / "data/heldout.jsonl"
+    """base, merged and grafted as transformers.js has a folder; answers.json as `tla eval` has them."""
+    data = FIXTURES / "data/heldout.jsonl"
+    base = tla.folder / "base"
+    shutil.copytree(FIXTURES / "wordmath", base)
+    (base / "onnx").mkdir()
+    (base / "model.onnx").rename(base / "onnx/model.onnx")
     tla.pack("wordmath", base, 0.25)
-    tla("bake", base, "wordmath.tla", "-o", "flat-merged")
-    tla("bake", base, "wordmath.tla", "-o", "flat-grafted", "--graft")
-    shutil.copytree(base, tla.folder / "flat-base")
+    tla("bake", base, "wordmath.tla", "-o", "merged")
+    tla("bake", base / "onnx/model.onnx", "wordmath.tla", "-o", "grafted", "--graft")
     answers = {}
     for name in ["base", "merged", "grafted"]:
-        tla("eval", "--model", f"flat-{name}", "--data", data, "--limit", QUESTIONS, "--answers", "answers.jsonl")
+        tla("eval", "--model", name, "--data", data, "--limit", QUESTIONS, "--answers", "answers.jsonl")
         lines = map(json.loads, (tla.folder / "answers.jsonl").read_text().splitlines())
         answers[name] = [{"question": line["question"], "text": line["text"]} for line in lines]
-        folder = tla.folder / name
-        shutil.copytree(tla.folder / f"flat-{name}", folder)
-        (folder / "onnx").mkdir()
-        (folder / "model.onnx").rename(folder / "onnx/model.onnx")
     (tla.folder / "answers.json").write_text(json.dumps(answers))
 
 

@@ -43,6 +43,9 @@ def main() -> None:
     warnings.filterwarnings("error", message=".*missing adapter keys.*")
     passed = [check(f"LoRA of {name}", models.EXPORTS / name, made / f"lora-{name}", made / f"merged-{name}", NEAR)
               for name in models.CHECKPOINTS]
+    untied = models.CHECKPOINTS[1]
+    passed.append(check(f"LoRA of {untied}'s head and one layer", models.EXPORTS / untied,
+                        made / f"lora-{untied}-head", made / f"merged-{untied}-head", NEAR))
     passed.append(check("PEFT's TinyLoRA", models.EXPORTS / "hf-qwen2-tied",
                         models.EXPORTS / "peft/tinylora-fp32-projTrue", made / "merged-tinylora", NEAR_TINYLORA))
     sys.exit(not all(passed))

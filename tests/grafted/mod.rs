@@ -18,9 +18,10 @@ use tla::{
 
 pub const RANK: usize = 2;
 
-/// Answers that are drawn, by the model's own probabilities.
-pub const SAMPLED: Decoding =
-    Decoding::Sampled { temperature: 1.0, seed: 3, step: 1, first_row: 0, streams: u64::MAX };
+/// Answers that are drawn, by the model's own probabilities; other ones in another step.
+pub fn sampled(step: u64) -> Decoding {
+    Decoding::Sampled { temperature: 1.0, seed: 3, step, first_row: 0, streams: u64::MAX }
+}
 
 pub struct Grafted {
     pub model: OnnxModel,

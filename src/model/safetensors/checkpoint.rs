@@ -205,8 +205,8 @@ impl Container for Checkpoint {
         Kind::Safetensors { files: self.shards.len() }
     }
 
-    fn folder(&self) -> &Path {
-        folder_of(&self.path)
+    fn home(&self) -> PathBuf {
+        folder_of(&self.path).to_owned()
     }
 
     fn files(&self) -> Vec<PathBuf> {

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 /// user's rules. Refuses one in which nothing can be adapted or two tensors claim one module; other
 /// matrices are in [`Targets::skipped`].
 pub(super) fn find(checkpoint: &Checkpoint, naming: &Naming) -> Result<Targets, ModelError> {
-    let heads = Heads::read(checkpoint.folder());
+    let heads = Heads::read(&checkpoint.home());
     let mut found = BTreeMap::<ModuleId, Target>::new();
     let mut claims = BTreeMap::<ModuleId, &str>::new();
     let mut skipped = Vec::new();
