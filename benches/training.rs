@@ -11,15 +11,16 @@ use tla::{
     projection::{Geometry, select},
     runtime::SessionOptions,
     train::{
+        batch::Layout,
         data::{Fields, Problem, read_problems},
         explore::{Exploration, batch},
         guard::Rules,
         plan::voice_of,
+        pull::Pull,
         recipe::{Objective, Recipe, Weighting},
         reward::ExactMatch,
-        run::gradient_of,
         schedule::{Decay, Schedule},
-        student::{Student, freeze},
+        student::{Lessons, Student, freeze},
     },
 };
 
@@ -60,8 +61,10 @@ fn benches(c: &mut Criterion) {
     let live = Live::new(Geometry::from(&header), &modules).unwrap();
     let voice = voice_of(&model).unwrap();
     let options = SessionOptions::cpu(2);
+    let lessons = Lessons { layout: Layout::of(model.graph()).unwrap(), diverging: false };
     let mut student =
-        Student::load(voice, &model, &targets, &frozen, Split::Paper, true, options).unwrap();
+        Student::load(voice, &model, &targets, &frozen, Split::Paper, Some(lessons), options)
+            .unwrap();
     let problems = read_problems(&fixtures.join("data/train.jsonl"), &Fields::default()).unwrap();
     let chosen: Vec<&Problem> = problems.iter().take(RECIPE.problems).collect();
     let v = [0.0; 13];
@@ -75,7 +78,10 @@ fn benches(c: &mut Criterion) {
     group.sample_size(10);
     group.bench_function("rollout step", |b| b.iter(|| sample(&mut student)));
     group.bench_function("gradient step", |b| {
-        b.iter(|| gradient_of(&mut student, &live, &v, &groups, &RECIPE).unwrap());
+        b.iter(|| {
+            let mut pull = Pull::of(&groups, &student, &RECIPE).unwrap().unwrap();
+            pull.gradient(&mut student, &live, &v).unwrap()
+        });
     });
     group.finish();
 }

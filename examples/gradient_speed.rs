@@ -84,7 +84,7 @@ fn main() -> Outcome<()> {
     let grafted = graft(&model, &targets, &frozen, Split::Paper)?;
 
     let voice = voice_of(&model)?;
-    let mut student = Student::load(voice, &model, &targets, &[], Split::Paper, false, options)?;
+    let mut student = Student::load(voice, &model, &targets, &[], Split::Paper, None, options)?;
     let problems = read_problems(Path::new(data), &Fields::default())?;
     let asked = problems.iter().take(PROMPTS).map(|p| student.voice.prompt(&p.question));
     let prompts = asked.collect::<Result<Vec<_>, _>>()?;
@@ -94,7 +94,13 @@ fn main() -> Outcome<()> {
         max_tokens: 64,
         stop: student.voice.stop(),
         pad: student.voice.pad(),
-        decoding: Decoding::Sampled { temperature: 1.0, seed: 1, step: 1, first_row: 0 },
+        decoding: Decoding::Sampled {
+            temperature: 1.0,
+            seed: 1,
+            step: 1,
+            first_row: 0,
+            streams: u64::MAX,
+        },
     };
     let answers = rollout(&mut student.graph, &[], &plan)?;
     let samples: Vec<Sample<'_>> =

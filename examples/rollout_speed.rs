@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let targets = find_targets(&model)?;
     let options = SessionOptions::cpu(threads.parse()?);
     let voice = voice_of(&model)?;
-    let mut student = Student::load(voice, &model, &targets, &[], Split::Paper, false, options)?;
+    let mut student = Student::load(voice, &model, &targets, &[], Split::Paper, None, options)?;
     let problems = read_problems(Path::new(data), &Fields::default())?;
     for (step, line) in std::io::stdin().lock().lines().enumerate() {
         let wanted: Wanted = serde_json::from_str(&line?)?;
@@ -47,9 +47,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             asked.map(|p| student.voice.prompt(&p.question)).collect::<Result<Vec<_>, _>>()?;
         let decoding = match wanted.greedy {
             true => Decoding::Greedy,
-            false => {
-                Decoding::Sampled { temperature: 1.0, seed: 1, step: step as u64, first_row: 0 }
-            }
+            false => Decoding::Sampled {
+                temperature: 1.0,
+                seed: 1,
+                step: step as u64,
+                first_row: 0,
+                streams: u64::MAX,
+            },
         };
         let plan = RolloutPlan {
             prompts: &prompts,

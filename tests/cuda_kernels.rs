@@ -3,44 +3,34 @@
 #![cfg(feature = "train")]
 
 mod cuda;
+mod grafted;
 
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeSet;
 
 use cuda::{Kernels, Missing};
+use grafted::{Grafted, RANK, grafted};
 use tla::{
-    format::{ModuleId, Split},
     model::{
-        OnnxModel, find_targets,
         node::{node, tensor_value},
         proto::{GraphProto, ModelProto, OperatorSetIdProto, tensor_proto::DataType},
     },
     runtime::{OF_SHAPES, SessionOptions},
-    train::{
-        batch::Layout,
-        gradient_model::gradient_model,
-        student::{for_rollouts, freeze, graft},
-    },
+    train::{batch::Layout, gradient_model::gradient_model, student::for_rollouts},
 };
 
 /// The graphs of an export with all modules adapted: rollouts, and gradients of rows that hold
 /// their prompt and, where the model allows it, of rows that share one.
 fn graphs(name: &str) -> Vec<(&'static str, ModelProto)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
-    let model = OnnxModel::load(&root.join(name)).expect("a model");
-    let targets = find_targets(&model).expect("targets");
-    let mut modules: Vec<ModuleId> = targets.targets.iter().map(|t| t.module).collect();
-    modules.sort();
-    let frozen = freeze(&model, &targets, &modules, 2, 2, &mut |_| {}).expect("bases");
-    let grafted = graft(&model, &targets, &frozen, Split::Paper).expect("a graft");
+    let Grafted { model, modules, proto, layout: best } = grafted(name);
     let options = SessionOptions::cpu(2);
     let gradients = |layout| {
-        gradient_model(&grafted, &model.path, &modules, 2, layout, options).expect("gradients")
+        gradient_model(&proto, &model.path, &modules, RANK, layout, options).expect("gradients")
     };
     let mut graphs = vec![("gradients", gradients(Layout::Whole))];
-    if Layout::of(&grafted).expect("a layout") == Layout::Shared {
+    if best == Layout::Shared {
         graphs.push(("gradients behind shared prompts", gradients(Layout::Shared)));
     }
-    graphs.push(("rollouts", for_rollouts(grafted).expect("a cut")));
+    graphs.push(("rollouts", for_rollouts(proto).expect("a cut")));
     graphs
 }
 

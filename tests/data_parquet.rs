@@ -3,7 +3,21 @@
 
 use std::path::{Path, PathBuf};
 
-use tla::train::data::{DataError, Fields, Problem, read_problems};
+use sha2::{Digest, Sha256};
+use tla::train::data::{DataError, Fields, Problem, read_dataset, read_problems};
+
+/// Read once, a file is known by the bytes that were read.
+#[test]
+fn a_dataset_is_known_by_its_bytes() {
+    for name in ["heldout.jsonl", "parquet/snappy.parquet"] {
+        let path = fixture(name);
+        let bytes = std::fs::read(&path).unwrap();
+        match read_dataset(&path, &Fields::default()) {
+            Ok(found) => assert_eq!(found.digest[..], Sha256::digest(&bytes)[..], "{name}"),
+            Err(error) => assert!(matches!(error, DataError::NoParquet { .. }), "{error}"),
+        }
+    }
+}
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/data").join(name)

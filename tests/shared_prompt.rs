@@ -9,6 +9,7 @@ use std::path::Path;
 use ndarray::Array2;
 use noise::noise;
 use tla::{
+    autodiff::loss,
     format::ModuleId,
     model::{OnnxModel, Target, find_targets, proto::ModelProto},
     policy::rollout::Completion,
@@ -17,6 +18,7 @@ use tla::{
     train::{
         batch::{Layout, MicroBatch, Sample},
         gradient::{GradientGraph, GradientStep, LossSettings},
+        gradient_model::{gradient_model, logprob_model},
     },
 };
 
@@ -35,6 +37,9 @@ const SHARING: &[(&str, f64)] = &[
     ("genai-int4-cpu/qwen2-tied", 2e-6),
     ("genai-fp16-cuda/qwen2-tied", 1e-3),
 ];
+
+const SETTINGS: LossSettings =
+    LossSettings { temperature: 0.9, clip: 0.2, clip_high: 0.2, likelihood: false, kl: 0.0 };
 
 struct Case {
     proto: ModelProto,
@@ -76,22 +81,19 @@ impl Case {
         let (proto, path) = (&self.proto, &self.model.path);
         let graph = GradientGraph::build(proto, path, &self.modules, RANK, layout, options);
         let mut graph = graph.expect("a gradient graph");
-        let count = self.modules.len() * RANK * RANK;
-        let values = noise(7, count).iter().map(|x| 0.3 * x).collect();
-        let mixing = Tensor::f32(&[self.modules.len(), 1, RANK, RANK], values).unwrap();
+        let mixing = self.mixing();
         let (prompts, answers) = texts();
         let batch = MicroBatch::new(&samples(&prompts, &answers), 0, layout);
-        let settings = LossSettings {
-            temperature: 0.9,
-            clip: 0.2,
-            clip_high: 0.2,
-            likelihood: false,
-            kl: 0.0,
-        };
         let base = batch.sampled_logprobs.clone();
-        let now = graph.run(&batch, &mixing, &base, settings).expect("a run").logprobs;
+        let now = graph.run(&batch, &mixing, &base, SETTINGS).expect("a run").logprobs;
         let near = MicroBatch { sampled_logprobs: now.clone(), ..batch };
-        graph.run(&near, &mixing, &now, settings).expect("a run")
+        graph.run(&near, &mixing, &now, SETTINGS).expect("a run")
+    }
+
+    fn mixing(&self) -> Tensor {
+        let count = self.modules.len() * RANK * RANK;
+        let values = noise(7, count).iter().map(|x| 0.3 * x).collect();
+        Tensor::f32(&[self.modules.len(), 1, RANK, RANK], values).unwrap()
     }
 }
 
@@ -139,7 +141,11 @@ fn distance(found: &[f32], expected: &[f32]) -> f64 {
 fn sharing_a_prompt_changes_neither_log_probabilities_nor_gradient() {
     for (name, near) in SHARING {
         let case = case(name);
-        assert_eq!(Layout::of(&case.proto).unwrap(), Layout::Shared, "{name}");
+        assert_eq!(
+            Layout::of(case.proto.graph.as_ref().unwrap()).unwrap(),
+            Layout::Shared,
+            "{name}"
+        );
         let (shared, whole) = (case.step(Layout::Shared, 2), case.step(Layout::Whole, 2));
         let forward = distance(&shared.logprobs, &whole.logprobs);
         let gradient = distance(&shared.by_mixing, &whole.by_mixing);
@@ -154,4 +160,41 @@ fn the_bits_of_a_shared_gradient_do_not_depend_on_threads() {
     let one = case.step(Layout::Shared, 1);
     assert_eq!(one, case.step(Layout::Shared, 2));
     assert_eq!(one, case.step(Layout::Shared, 3));
+}
+
+#[test]
+fn log_probabilities_without_the_gradient_are_those_beside_it() {
+    for (name, near) in SHARING {
+        let case = case(name);
+        let options = SessionOptions::cpu(2);
+        let (proto, path, layout) = (&case.proto, &case.model.path, Layout::Shared);
+        let graph =
+            GradientGraph::build_with_logprobs(proto, path, &case.modules, RANK, layout, options);
+        let mut graph = graph.expect("two graphs");
+        let (prompts, answers) = texts();
+        let batch = MicroBatch::new(&samples(&prompts, &answers), 0, layout);
+        let found = graph.logprobs(&batch, &case.mixing(), SETTINGS).expect("log-probabilities");
+        let beside = graph.run(&batch, &case.mixing(), &vec![0.0; found.len()], SETTINGS);
+        let apart = distance(&found, &beside.expect("a run").logprobs);
+        println!("{name}: {apart:.1e}");
+        assert!(apart < *near, "{name}: {apart}");
+    }
+}
+
+#[test]
+fn the_graph_of_log_probabilities_holds_nothing_of_the_gradient() {
+    let case = case(SHARING[0].0);
+    let (layout, options) = (Layout::Shared, SessionOptions::cpu(2));
+    let whole = gradient_model(&case.proto, &case.model.path, &case.modules, RANK, layout, options)
+        .unwrap();
+    let cut = logprob_model(whole.clone()).unwrap().graph.unwrap();
+    let whole = whole.graph.unwrap();
+    let backward = |name: &str| name.starts_with("tla_grad");
+    assert!(whole.node.iter().any(|n| n.output.iter().any(|o| backward(o))));
+    let made = cut.node.iter().flat_map(|n| &n.output).map(String::as_str);
+    let read = cut.input.iter().map(|i| i.name()).chain(cut.initializer.iter().map(|t| t.name()));
+    assert!(!made.chain(read).any(backward));
+    let outputs: Vec<&str> = cut.output.iter().map(|o| o.name()).collect();
+    assert_eq!(outputs, [loss::LOGPROBS]);
+    assert!(!cut.input.iter().any(|i| [loss::WEIGHTS, loss::BASE].contains(&i.name())));
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, path::Path};
 use serde_json::Value;
 use tla::train::journal::{
     Answers, Compared, End, Journal, JournalError, Line, Placement, Restore, Resume, SampledAnswer,
-    Samples, Start, Step, Update, read,
+    Samples, Start, Step, Update, Warning, read,
 };
 
 fn step(number: u64) -> Step {
@@ -92,6 +92,8 @@ fn every_kind() -> Vec<Line> {
         clip: 0.25,
         kl: 0.0,
         survey: 8,
+        layout: "shared".into(),
+        micro_tokens: 8192,
         settings: [("clip".to_owned(), "0.25".to_owned())].into(),
     });
     let sample = SampledAnswer {
@@ -114,6 +116,7 @@ fn every_kind() -> Vec<Line> {
         placement(),
         Line::Step(step(1)),
         Line::Samples(Samples { step: 1, samples: vec![sample] }),
+        Line::Warning(Warning { step: 1, text: "flat".into() }),
         Line::Restore(Restore {
             step: 1,
             average: 0.25,

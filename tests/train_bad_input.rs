@@ -263,9 +263,36 @@ fn an_old_journal_is_not_overwritten() {
     fs::create_dir(place.path("out.tla.run")).unwrap();
     place.write("out.tla.run/journal.jsonl", "{}\n");
     let args = "train --model model --data data.jsonl --out out.tla";
+    let word = "tla: out.tla.run holds a journal and no state.json, so its run cannot go on. Restore \
+                that file, choose another run folder with --run, or delete this one.";
+    refused_with_runtime(&place, args, word);
+    refused_with_runtime(&place, &format!("{args} --resume"), word);
+    place.write("out.tla.run/state.json", "{}\n");
     let word = "out.tla.run holds a run already. Go on with --resume, choose another run folder";
     refused_with_runtime(&place, args, word);
-    refused_with_runtime(&place, &format!("{args} --resume"), "holds a run already");
+    let word = "state.json is not the state of a run";
+    refused_with_runtime(&place, &format!("{args} --resume"), word);
+}
+
+#[test]
+fn a_prompt_of_nothing_and_one_that_is_too_long_are_refused() {
+    let place = place();
+    place.write("model/chat_template.jinja", "");
+    place.refused(
+        "eval --model model --data data.jsonl",
+        &["the problem of line 1 cannot be asked: its prompt has no tokens"],
+    );
+    refused_with_runtime(
+        &place,
+        "train --model model --data data.jsonl --out out.tla",
+        "the problem of line 1 cannot be asked: its prompt has no tokens",
+    );
+    let place = self::place();
+    let long = json!({"question": "2 + 3? ".repeat(2000), "answer": "#### 5"});
+    place.write("data.jsonl", format!("{GOOD}\n{long}\n"));
+    let words = ["the problem of line 2 takes", "the model has room for", "Lower --max-tokens"];
+    place.refused("eval --model model --data data.jsonl", &words);
+    refused_with_runtime(&place, "train --model model --data data.jsonl --out out.tla", words[0]);
 }
 
 #[test]
@@ -276,7 +303,7 @@ fn a_model_that_never_gets_a_problem_right_has_nothing_to_learn_from() {
     // Without a measured placement that shows only after the steps, which the journal tells of.
     let place = place();
     let library = tla::runtime::candidates().into_iter().find(|c| c.found).expect("make setup");
-    let args = format!("{args} --roles down --seed 1 --steps 2");
+    let args = format!("{args} --roles down --seed 1 --steps 7");
     let mut command = place.command(args.split_whitespace());
     let done = cli::Done::from(command.env("ORT_DYLIB_PATH", library.path).output().unwrap());
     assert_eq!(done.code, Some(2), "{}", done.stderr);
@@ -284,4 +311,9 @@ fn a_model_that_never_gets_a_problem_right_has_nothing_to_learn_from() {
     assert!(!place.path("out.tla").exists());
     let journal = String::from_utf8(place.read("out.tla.run/journal.jsonl")).unwrap();
     assert!(journal.lines().last().unwrap().contains("nothing to learn from"), "{journal}");
+    // And is told of on the way, once.
+    let word = "for 5 steps in a row all answers to each problem were worth the same";
+    assert_eq!(done.stderr.matches(word).count(), 1, "{}", done.stderr);
+    let warned = journal.lines().find(|line| line.contains("\"kind\":\"warning\"")).unwrap();
+    assert!(warned.contains("\"step\":5") && warned.contains(word), "{warned}");
 }

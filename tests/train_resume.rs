@@ -181,6 +181,69 @@ fn the_second_signal_ends_a_long_step_at_once() {
     assert!(steps(&run.lines()).is_empty());
 }
 
+/// Whether a process of this id is there and no zombie.
+fn runs(id: &str) -> bool {
+    let state = Command::new("ps").args(["-o", "stat=", "-p", id]).output().unwrap();
+    let state = String::from_utf8_lossy(&state.stdout).trim().to_owned();
+    !state.is_empty() && !state.starts_with('Z')
+}
+
+#[test]
+fn a_program_that_ignores_the_end_of_its_input_does_not_outlive_an_interrupted_command() {
+    for train in [true, false] {
+        let run = Run::new();
+        let ids = run.folder.path().join("ids");
+        let script = format!(
+            "import json, os, signal, subprocess, sys, time\n\
+             signal.signal(signal.SIGTERM, signal.SIG_IGN)\n\
+             other = subprocess.Popen([\"sleep\", \"600\"])\n\
+             with open(\"{0}.new\", \"w\") as f: f.write(f\"{{os.getpid()}} {{other.pid}}\")\n\
+             os.rename(\"{0}.new\", \"{0}\")\n\
+             for line in sys.stdin: pass\n\
+             time.sleep(600)",
+            ids.display()
+        );
+        let reward = format!("command:python3 -c '{script}'");
+        let options = ["--reward", reward.as_str(), "--reward-timeout", "500"];
+        let mut child = match train {
+            true => started(&run, &[&DOWN[..], &options].concat()),
+            false => {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_tla"));
+                command.current_dir(env!("CARGO_MANIFEST_DIR")).arg("eval").args(options);
+                command.args(training::on("data/heldout.jsonl"));
+                command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+            }
+        };
+        let patience = Instant::now() + Duration::from_secs(300);
+        while !ids.exists() {
+            assert!(Instant::now() < patience, "the program does not start");
+            thread::sleep(Duration::from_millis(5));
+        }
+        if train {
+            // The first signal waits for the step, and so for the program.
+            until(&run, &mut child, |found| {
+                found.lines.iter().any(|line| matches!(line, Line::Placement(_)))
+            });
+            signal(&child, "INT");
+            thread::sleep(Duration::from_millis(300));
+            assert_eq!(child.try_wait().unwrap(), None);
+        }
+        signal(&child, "INT");
+        let status = child.wait().unwrap();
+        assert!(status.code() == train.then_some(130), "{status}");
+        for id in fs::read_to_string(&ids).unwrap().split_whitespace() {
+            let patience = Instant::now() + Duration::from_secs(20);
+            while runs(id) {
+                if Instant::now() > patience {
+                    let _ = Command::new("kill").args(["-s", "KILL", id]).status();
+                    panic!("process {id} outlives the command");
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_disk_that_fills_stops_the_run_and_what_was_kept_goes_on() {
     let options = [&DOWN[..], &["--steps", "6", "--sample-every", "1"]].concat();
@@ -198,6 +261,42 @@ fn a_disk_that_fills_stops_the_run_and_what_was_kept_goes_on() {
     done(&again, &[&options[..], &["--resume"]].concat());
     assert_eq!(again.bytes(), whole.bytes());
     assert_eq!(told(&again), told(&whole));
+}
+
+#[test]
+fn a_model_that_changed_since_a_run_began_is_refused_by_the_name_of_its_file() {
+    let run = Run::new();
+    let model = run.folder.path().join("model");
+    fs::create_dir(&model).unwrap();
+    for entry in fs::read_dir(training::fixture("wordmath")).unwrap() {
+        let from = entry.unwrap();
+        fs::copy(from.path(), model.join(from.file_name())).unwrap();
+    }
+    let with = |more: &[&str]| {
+        let mut arguments = run.arguments(&[&DOWN[..], &["--steps", "1"], more].concat());
+        let at = arguments.iter().position(|a| a == "--model").unwrap();
+        arguments[at + 1] = model.display().to_string();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tla"));
+        command.current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).output().unwrap()
+    };
+    assert!(with(&[]).status.success());
+    for name in ["tokenizer.json", "chat_template.jinja"] {
+        let before = fs::read(model.join(name)).unwrap();
+        fs::write(model.join(name), [&before[..], b"\n"].concat()).unwrap();
+        let output = with(&["--resume"]);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(said(&output).contains(&format!("{name} of --model was ")), "{}", said(&output));
+        fs::write(model.join(name), before).unwrap();
+    }
+    // A bit of a weight.
+    let path = model.join("model.onnx");
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let output = with(&["--resume"]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("model.onnx of --model was "), "{}", said(&output));
 }
 
 #[test]

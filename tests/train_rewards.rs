@@ -66,8 +66,12 @@ fn a_program_that_fails_ends_the_run_with_the_sample_and_leaves_no_adapter() {
         ("sys.exit(4)", "it ended (exit status: 4)"),
         ("w = None", "that is a finite number"),
         ("w = float(\"nan\")", "is not JSON"),
+        ("print(\"garbage\", flush=True); w = 1", "its reply `garbage` is not JSON"),
+        ("import time; time.sleep(600)", "no reply within 0.5 seconds"),
     ] {
-        let failed = train(&folder, &program(work), &[]);
+        let limit: &[&str] =
+            if work.contains("sleep") { &["--reward-timeout", "0.5"] } else { &[] };
+        let failed = train(&folder, &program(work), limit);
         let said = String::from_utf8_lossy(&failed.stderr).into_owned();
         assert_eq!(failed.status.code(), Some(2), "{said}");
         for word in [word, "failed on the answer `", "to the problem of line "] {

@@ -70,6 +70,7 @@ fn the_journal_tells_start_placement_every_step_and_the_end() {
     assert_eq!(start.settings["--roles"], "down");
     assert_eq!(end.shipped_step, Some(2));
     assert_eq!((start.problems, start.seed, start.steps), (2000, 3, 2));
+    assert_eq!((start.layout.as_str(), start.micro_tokens), ("shared", 8192));
     assert_eq!((placed.seed, placed.modules, placed.parameters), (7, 4, 13));
     assert_eq!((end.steps, end.reason.as_str()), (2, "finished"));
     assert_eq!(end.adapter.as_deref(), report["output"].as_str());
@@ -182,4 +183,67 @@ fn eval_reports_accuracy_and_with_an_adapter_the_comparison_with_the_base() {
     assert_eq!(compared["correct"].as_u64().unwrap() + lost, correct + gained);
     assert!((0.0..=1.0).contains(&compared["paired"]["p"].as_f64().unwrap()));
     assert_eq!(fs::read_to_string(answers).unwrap().lines().count(), 20);
+}
+
+/// Arguments of a run that reads its problems from `data`.
+fn reading(run: &Run, data: &Path, more: &[&str]) -> Vec<String> {
+    let mut arguments = run.arguments(&[&DOWN[..], more].concat());
+    let at = arguments.iter().position(|a| a == "--data").unwrap();
+    arguments[at + 1] = data.display().to_string();
+    arguments
+}
+
+#[cfg(unix)]
+#[test]
+fn data_from_a_pipe_is_read_once_and_is_known_by_what_was_read() {
+    let file = fixture("data/train.jsonl");
+    let settings = |run: &Run| match &run.lines().lines[0] {
+        Line::Start(start) => start.settings.clone(),
+        other => panic!("{other:?}"),
+    };
+    let (plain, _) = Run::finished(&DOWN);
+    let run = Run::new();
+    let pipe = run.folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tla"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(reading(&run, &pipe, &[]));
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    fs::write(&pipe, fs::read(&file).unwrap()).unwrap();
+    // A second reading would wait for a writer for ever.
+    let patience = Instant::now() + Duration::from_secs(300);
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > patience {
+            child.kill().unwrap();
+            panic!("the run waits");
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    assert!(status.success(), "{status}");
+    assert_eq!(settings(&run)["--data"], settings(&plain)["--data"]);
+    assert_eq!(run.bytes(), plain.bytes());
+}
+
+/// 256 rows of 512 logits are shared out among threads.
+#[cfg(target_os = "linux")]
+#[test]
+fn no_more_threads_than_asked_for_choose_tokens() {
+    let run = Run::new();
+    let many = ["--problems", "32", "--samples", "8", "--steps", "1", "--threads", "1"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tla"));
+    command
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(run.arguments(&[&DOWN[..], &many].concat()));
+    command.env("RAYON_NUM_THREADS", "40").stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let threads = format!("/proc/{}/task", child.id());
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        most = most.max(fs::read_dir(&threads).map_or(0, Iterator::count));
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(child.wait().unwrap().success());
+    assert!((2..40).contains(&most), "{most} threads");
 }

@@ -10,6 +10,7 @@ use super::{
     eval_adapters::{Group, Read, belonging, groups},
     eval_report::{Comparison, lines},
     files,
+    interrupt::Interrupts,
     names::Names,
     progress::Progress,
     reward_options::{RewardArgs, Task},
@@ -117,11 +118,16 @@ struct Outcome {
 impl Eval {
     /// Runs the command.
     pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
+        self.threads.install(|| self.eval(out))?
+    }
+
+    fn eval(&self, out: &mut Output) -> Result<Verdict, CliError> {
         let threads = self.threads.count();
         let provider = self.device.provider()?;
         let sampling = self.sampling()?;
         let model = OnnxModel::load(&self.model)?;
-        let Task { mut problems, keys, reward, wording } = self.reward.task()?;
+        let _interrupts = Interrupts::listen()?;
+        let Task { mut problems, keys, reward, wording, .. } = self.reward.task()?;
         problems.truncate(self.limit.unwrap_or(usize::MAX));
         let mut inputs = files::of_model(model.files(), &model.home());
         inputs.push(self.reward.data.clone());
@@ -145,7 +151,7 @@ impl Eval {
         let mut base = None;
         let mut adapted: Vec<Option<Outcome>> = read.iter().map(|_| None).collect();
         let load = |voice, frozen: &[Frozen], split| {
-            Student::load(voice, &model, &targets, frozen, split, false, options)
+            Student::load(voice, &model, &targets, frozen, split, None, options)
         };
         if read.is_empty() {
             let mut student = load(voice, &[], Split::Paper)?;
@@ -228,24 +234,17 @@ impl Eval {
         let policies = mixed.map_or(1, Mixed::len);
         let mut progress = Progress::new("answers", policies * exam.problems.len());
         let greedy = answer_greedily(student, mixed, exam, &mut |done| progress.at(done, ""))?;
-        let mut outcomes = Vec::with_capacity(policies);
-        let mut progress =
-            sampling.map(|_| Progress::new("samples", policies * exam.problems.len()));
-        for (policy, answers) in greedy.into_iter().enumerate() {
-            let mut pass_at = Vec::new();
-            if let Some(sampling) = sampling {
-                let before = policy * exam.problems.len();
-                let mut watch = |done| {
-                    if let Some(progress) = &mut progress {
-                        progress.at(before + done, "");
-                    }
-                };
-                let own = mixed.map(|mixed| (mixed, policy));
-                let right = sample(student, own, exam, sampling, &mut watch)?;
-                let n = sampling.samples as u64;
-                pass_at.extend(self.pass_at.iter().filter_map(|k| PassAt::of(&right, n, *k)));
+        let mut outcomes: Vec<Outcome> =
+            greedy.into_iter().map(|answers| Outcome { answers, pass_at: Vec::new() }).collect();
+        if let Some(sampling) = sampling {
+            let mut progress = Progress::new("samples", policies * exam.problems.len());
+            let mut watch = |done| progress.at(done, "");
+            let right = sample(student, mixed, exam, sampling, &mut watch)?;
+            let n = sampling.samples as u64;
+            for (outcome, right) in outcomes.iter_mut().zip(right) {
+                outcome.pass_at =
+                    self.pass_at.iter().filter_map(|k| PassAt::of(&right, n, *k)).collect();
             }
-            outcomes.push(Outcome { answers, pass_at });
         }
         Ok(outcomes)
     }

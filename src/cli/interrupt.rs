@@ -1,52 +1,83 @@
-//! Ctrl-C and SIGTERM: the first asks the run to stop where it can go on, the second ends it.
+//! Ctrl-C and SIGTERM: what they end, and that no reward's program outlives them.
 
-use std::{
-    io,
-    sync::{Arc, atomic::AtomicBool},
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
-use signal_hook::{
-    consts::{SIGINT, SIGTERM},
-    flag,
-};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::CliError;
 
 /// The exit status of an interrupted run, as a shell gives it for a program that Ctrl-C ended.
 pub const INTERRUPTED: u8 = 130;
 
-/// A flag that the first signal sets; the second ends the process at once.
-///
-/// # Errors
-/// If the system lets nobody listen.
-pub fn stop_flag() -> Result<Arc<AtomicBool>, CliError> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // Handlers run in this order: the first signal finds the flag unset.
-        let status = i32::from(INTERRUPTED);
-        flag::register_conditional_shutdown(signal, status, Arc::clone(&stop))
-            .and_then(|_| flag::register(signal, Arc::clone(&stop)))
-            .map_err(CliError::Signals)?;
+/// What a signal does: it ends the process at once, or, from [`Interrupts::between_steps`] on, asks
+/// the run to stop where it can go on, and the next one ends it.
+pub struct Interrupts {
+    patient: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Interrupts {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// If the system lets nobody listen.
+    pub fn listen() -> Result<Self, CliError> {
+        let own = || Arc::new(AtomicBool::new(false));
+        let made = Self { patient: own(), stop: own() };
+        #[cfg(unix)]
+        answer(Arc::clone(&made.patient), Arc::clone(&made.stop)).map_err(CliError::Signals)?;
+        Ok(made)
     }
-    answer().map_err(CliError::Signals)?;
-    Ok(stop)
-}
 
-/// A step may take minutes, so whoever interrupts it is told at once what happens.
-#[cfg(unix)]
-fn answer() -> io::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-    std::thread::spawn(move || {
-        if signals.forever().next().is_some() {
-            super::output::to_stderr(
-                "stopping after this step. Once more to stop at once: every finished step is kept",
-            );
+    /// A flag that the next signal sets in place of ending the process.
+    ///
+    /// # Errors
+    /// If the system lets nobody listen.
+    pub fn between_steps(self) -> Result<Arc<AtomicBool>, CliError> {
+        #[cfg(not(unix))]
+        for signal in [SIGINT, SIGTERM] {
+            // Handlers run in this order: the first signal finds the flag unset.
+            let status = i32::from(INTERRUPTED);
+            signal_hook::flag::register_conditional_shutdown(
+                signal,
+                status,
+                Arc::clone(&self.stop),
+            )
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&self.stop)))
+            .map_err(CliError::Signals)?;
         }
-    });
-    Ok(())
+        self.patient.store(true, Ordering::SeqCst);
+        Ok(self.stop)
+    }
 }
 
-#[cfg(not(unix))]
-fn answer() -> io::Result<()> {
-    Ok(())
+/// On a thread of its own: a step may take minutes, and whoever interrupts it is told at once what
+/// happens.
+#[cfg(unix)]
+fn answer(patient: Arc<AtomicBool>, stop: Arc<AtomicBool>) -> std::io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    let work = move || {
+        for signal in signals.forever() {
+            if !patient.load(Ordering::SeqCst) {
+                end();
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            } else if stop.swap(true, Ordering::SeqCst) {
+                end();
+                signal_hook::low_level::exit(i32::from(INTERRUPTED));
+            } else {
+                super::output::to_stderr(
+                    "stopping after this step. Once more to stop at once: every finished step is kept",
+                );
+            }
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(work).map(drop)
+}
+
+#[cfg(unix)]
+fn end() {
+    crate::train::reward::program::kill_all();
 }

@@ -8,6 +8,7 @@ use crate::{
     train::{
         explore::Exploration,
         guard::Rules,
+        partition::usual_positions,
         recipe::{Objective, Recipe, Weighting},
         schedule::{Decay, Schedule},
     },
@@ -73,9 +74,10 @@ pub struct LearnArgs {
     /// Seed of the order of problems and of the samples
     #[arg(long, value_name = "SEED", default_value_t = 0, help_heading = "Learning")]
     run_seed: u64,
-    /// Most positions in one pass of the gradient graph; bounds memory
-    #[arg(long, value_name = "N", default_value_t = 8192, help_heading = "Memory")]
-    micro_tokens: usize,
+    /// Most positions in one pass of the gradient graph; bounds memory [default: 8192, or as many as
+    /// have 512 MiB of logits: 883 with a vocabulary of 151936]
+    #[arg(long, value_name = "N", help_heading = "Memory")]
+    micro_tokens: Option<usize>,
     /// Most answers sampled at once; bounds memory
     #[arg(long, value_name = "N", default_value_t = 256, help_heading = "Memory")]
     rollout_batch: usize,
@@ -121,11 +123,10 @@ enum DecayArg {
 }
 
 impl LearnArgs {
-    /// The recipe asked for.
-    pub fn recipe(&self, scalar: Scalar) -> Result<Recipe, CliError> {
-        self.check()?;
+    /// The recipe asked for, once all numbers are in range, for a model that tells so many tokens apart.
+    pub fn recipe(&self, scalar: Scalar, vocabulary: usize) -> Recipe {
         let clip_high = self.clip_high.unwrap_or(self.clip);
-        Ok(Recipe {
+        Recipe {
             objective: match self.objective {
                 ObjectiveArg::Grpo => Objective::Grpo,
                 ObjectiveArg::Sft => Objective::Sft,
@@ -160,7 +161,7 @@ impl LearnArgs {
             clip: self.clip,
             clip_high,
             kl: self.kl,
-            micro_tokens: self.micro_tokens,
+            micro_tokens: self.micro_tokens.unwrap_or_else(|| usual_positions(vocabulary)),
             rules: Rules {
                 drop: (self.guard > 0.0).then_some(self.guard),
                 patience: self.patience,
@@ -168,10 +169,11 @@ impl LearnArgs {
             },
             sample_every: self.sample_every,
             scalar,
-        })
+        }
     }
 
-    fn check(&self) -> Result<(), CliError> {
+    /// Refuses numbers out of range.
+    pub fn check(&self) -> Result<(), CliError> {
         let wrong = |text: String| Err(CliError::Usage(text));
         for (name, value) in [
             ("steps", self.steps as f64),
@@ -182,7 +184,7 @@ impl LearnArgs {
             ("updates", self.updates as f64),
             ("clip", f64::from(self.clip)),
             ("clip-high", f64::from(self.clip_high.unwrap_or(self.clip))),
-            ("micro-tokens", self.micro_tokens as f64),
+            ("micro-tokens", self.micro_tokens.unwrap_or(1) as f64),
             ("rollout-batch", self.rollout_batch as f64),
             ("patience", self.patience.unwrap_or(1) as f64),
         ] {

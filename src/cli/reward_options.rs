@@ -9,7 +9,7 @@ use crate::{
     policy::wording::Wording,
     train::{
         TrainError,
-        data::{Fields, Problem, read_problems},
+        data::{Dataset, Fields, Problem, read_dataset},
         reward::{
             Reward, check,
             choice::{LONGEST_TIMEOUT, choose},
@@ -57,6 +57,8 @@ that fails, is late or is no finite number stops the command; it never counts as
 pub struct Task {
     /// The problems, each with a reference the reward can use.
     pub problems: Vec<Problem>,
+    /// SHA-256 of the file they were read from.
+    pub digest: [u8; 32],
     /// The right answer of each.
     pub keys: Vec<String>,
     /// What judges.
@@ -73,11 +75,11 @@ impl RewardArgs {
         let wanted = prompt.unwrap_or(if self.reward == "boxed" { "boxed" } else { "plain" });
         let wording = Wording::new(wanted, self.system.as_deref())
             .map_err(|error| CliError::Usage(error.to_string()))?;
-        let problems = read_problems(&self.data, &self.fields())?;
+        let Dataset { problems, digest } = read_dataset(&self.data, &self.fields())?;
         let reward =
             choose(&self.reward, limit).map_err(|error| CliError::Usage(error.to_string()))?;
         let keys = check(&*reward, &problems, &self.data).map_err(TrainError::from)?;
-        Ok(Task { problems, keys, reward, wording })
+        Ok(Task { problems, digest, keys, reward, wording })
     }
 
     /// The fields of the dataset that were named.

@@ -12,7 +12,7 @@ use super::{
     CliError, Output, Verdict,
     device::Device,
     files,
-    interrupt::stop_flag,
+    interrupt::Interrupts,
     learn_options::LearnArgs,
     names::Names,
     output::hex,
@@ -86,6 +86,10 @@ pub struct Train {
 impl Train {
     /// Runs the command.
     pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
+        self.threads.install(|| self.train(out))?
+    }
+
+    fn train(&self, out: &mut Output) -> Result<Verdict, CliError> {
         let form = self.form.form()?;
         let effort = self.place.effort()?;
         let wish = Wish {
@@ -94,11 +98,12 @@ impl Train {
             seed: self.place.seed(form.projection)?,
             effort,
         };
-        let recipe = self.learn.recipe(form.scalar)?;
+        self.learn.check()?;
         let threads = self.threads.count();
         let provider = self.device.provider()?;
         let model = OnnxModel::load(&self.model)?;
         let targets = find_targets_by(&model, &self.names.naming())?;
+        let interrupts = Interrupts::listen()?;
         let task = self.reward.task()?;
         let asked = of_task(&self.reward, &task);
         let Task { problems, reward, wording, .. } = task;
@@ -117,6 +122,7 @@ impl Train {
             ready(provider).map_err(TrainError::from)?;
         }
         let plan = Plan::new(&model, &targets, wish)?.worded(wording.clone());
+        let recipe = self.learn.recipe(form.scalar, plan.vocabulary());
         plan.check_room(
             &problems,
             match recipe.objective {
@@ -128,12 +134,7 @@ impl Train {
         let mut settings = of_options(&wish, &recipe);
         settings.extend([("provider".to_owned(), provider.name().to_owned())]);
         settings.extend(asked);
-        settings.extend(of_files(
-            &model,
-            &files::SIDE_FILES,
-            &plan.base_digest,
-            &self.reward.data,
-        )?);
+        settings.extend(of_files(&model, &files::SIDE_FILES, &plan.base_digest)?);
         let mut folder = match self.resume {
             true => RunFolder::resume(&folder, settings.clone()),
             false => RunFolder::begin(&folder, settings.clone()),
@@ -161,11 +162,12 @@ impl Train {
                 system: wording.system().map(str::to_owned),
                 problems: problems.len() as u64,
                 survey: effort.batches as u64,
+                layout: plan.layout.name().to_owned(),
                 settings,
                 ..start(&recipe)
             }),
         };
-        let stop = stop_flag()?;
+        let stop = interrupts.between_steps()?;
         let started = std::time::Instant::now();
         let mut teller = Teller::default();
         let fitted = folder.write(&first).map_err(TrainError::from).and_then(|()| {
@@ -274,6 +276,7 @@ fn start(recipe: &Recipe) -> Start {
         updates: recipe.updates as u64,
         clip: f64::from(recipe.clip),
         kl: f64::from(recipe.kl),
+        micro_tokens: recipe.micro_tokens as u64,
         ..Start::default()
     }
 }

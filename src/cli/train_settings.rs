@@ -92,9 +92,10 @@ pub fn of_options(wish: &Wish, recipe: &Recipe) -> Settings {
     named.into_iter().map(|(name, value)| (format!("--{name}"), value)).collect()
 }
 
-/// What is asked and how answers are judged.
+/// What is asked, by the bytes it was read from, and how answers are judged.
 pub fn of_task(options: &RewardArgs, task: &Task) -> Settings {
     let mut settings = Settings::new();
+    settings.insert("--data".to_owned(), hex(&task.digest));
     settings.insert("--reward".to_owned(), task.reward.name());
     settings.insert("--prompt".to_owned(), task.wording.prompt().to_owned());
     let fields = options.fields();
@@ -108,7 +109,7 @@ pub fn of_task(options: &RewardArgs, task: &Task) -> Settings {
     settings
 }
 
-/// The model, with the files that make text of tokens, and the data.
+/// The model, with the files that make text of tokens.
 ///
 /// # Errors
 /// If one of the files cannot be read.
@@ -116,7 +117,6 @@ pub fn of_files(
     model: &OnnxModel,
     side_files: &[&str],
     base_digest: &[u8; 32],
-    data: &Path,
 ) -> Result<Settings, CliError> {
     let mut settings = Settings::new();
     settings.insert("the base digest of --model".to_owned(), hex(base_digest));
@@ -132,7 +132,6 @@ pub fn of_files(
             settings.insert(format!("{name} of --model"), digest(&path)?);
         }
     }
-    settings.insert("--data".to_owned(), digest(data)?);
     Ok(settings)
 }
 

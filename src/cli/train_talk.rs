@@ -53,6 +53,10 @@ impl Teller {
                 self.stage = None;
                 to_stderr(&restored(restore));
             }
+            Event::Training(Line::Warning(warning), ..) => {
+                self.stage = None;
+                to_stderr(&warning.text);
+            }
             Event::Training(..) => {}
             Event::NotCompared(error) => {
                 self.stage = None;

@@ -108,45 +108,68 @@ pub fn answer_greedily(
     Ok(answered)
 }
 
-/// Samples answers to every problem by the policy `policy` of `mixed`, or by the model alone; how
-/// many of each are right. The same random numbers serve every policy, and what is sampled does not
-/// depend on how many are written at once.
+/// Samples answers to every problem by each of the policies in `mixed`, or by the model alone; of
+/// each policy, how many to each problem are right. Policies share batches, the same random numbers
+/// serve all of them, and what is sampled does not depend on how many are written at once. `watch`
+/// hears how many problems are done, each counted for every policy.
 ///
 /// # Errors
 /// As [`answer_greedily`].
 pub fn sample(
     student: &mut Student,
-    mixed: Option<(&Mixed, usize)>,
+    mixed: Option<&Mixed>,
     exam: Exam<'_>,
     sampling: Sampling,
     watch: &mut dyn FnMut(usize),
-) -> Result<Vec<u64>, TrainError> {
-    let mixing = mixed.map(|(mixed, policy)| mixed.rows(&[policy])).transpose()?;
-    let extra: Vec<_> = mixing.iter().map(|tensor| (MIXING, tensor)).collect();
-    let each = sampling.samples;
-    let mut right = vec![0; exam.problems.len()];
-    let whole = (exam.pace.rows / each.max(1)).max(1);
+) -> Result<Vec<Vec<u64>>, TrainError> {
+    let (each, rows) = (sampling.samples.max(1), exam.pace.rows.max(1));
+    let policies: Vec<usize> = (0..mixed.map_or(1, Mixed::len)).collect();
+    let mut right = vec![vec![0; exam.problems.len()]; policies.len()];
+    // As many policies side by side as there is room for, and then as many problems.
+    let beside = (rows / each).clamp(1, policies.len().max(1));
+    let whole = (rows / (beside * each)).max(1);
+    let mut done = 0;
     for (at, chunk) in exam.problems.chunks(whole).enumerate() {
-        let first = at * whole;
-        let prompts = prompts(student, chunk.iter())?;
-        for from in (0..each).step_by(exam.pace.rows.max(1)) {
-            let samples = exam.pace.rows.max(1).min(each - from);
-            let decoding = Decoding::Sampled {
-                temperature: sampling.temperature,
-                seed: sampling.seed,
-                step: 0,
-                first_row: (first * each + from) as u64,
-            };
-            let plan = plan(&student.voice, &prompts, samples, exam.pace, decoding);
-            let completions = rollout(&mut student.graph, &extra, &plan)?;
-            let asked: Vec<&Problem> =
-                chunk.iter().flat_map(|p| std::iter::repeat_n(p, samples)).collect();
-            let judged = judge(student, &asked, &completions, exam.reward)?;
-            for (row, answer) in judged.iter().enumerate() {
-                right[first + row / samples] += u64::from(answer.correct);
+        let (first, asked) = (at * whole, prompts(student, chunk.iter())?);
+        for policies in policies.chunks(beside) {
+            let prompts = vec![&asked[..]; policies.len()].concat();
+            for from in (0..each).step_by(rows) {
+                let samples = rows.min(each - from);
+                let of_policy = chunk.len() * samples;
+                let decoding = Decoding::Sampled {
+                    temperature: sampling.temperature,
+                    seed: sampling.seed,
+                    step: 0,
+                    first_row: (first * each + from) as u64,
+                    streams: of_policy as u64,
+                };
+                let plan = plan(&student.voice, &prompts, samples, exam.pace, decoding);
+                let own = |picks: &[usize]| -> Vec<usize> {
+                    picks.iter().map(|at| policies[at / chunk.len()]).collect()
+                };
+                let completions = match mixed {
+                    None => rollout(&mut student.graph, &[], &plan)?,
+                    Some(mixed) => {
+                        let rows = |picks: &[usize]| match policies {
+                            [alone] => mixed.rows(&[*alone]),
+                            _ => mixed.rows(&own(picks)),
+                        };
+                        let own = ByPrompt { name: MIXING, rows: &rows };
+                        rollout_by_prompt(&mut student.graph, own, &plan)?
+                    }
+                };
+                let problem = |row: usize| row % of_policy / samples;
+                let problems: Vec<&Problem> =
+                    (0..completions.len()).map(|row| &chunk[problem(row)]).collect();
+                let judged = judge(student, &problems, &completions, exam.reward)?;
+                for (row, answer) in judged.iter().enumerate() {
+                    let counts = &mut right[policies[row / of_policy]];
+                    counts[first + problem(row)] += u64::from(answer.correct);
+                }
             }
+            done += chunk.len() * policies.len();
+            watch(done);
         }
-        watch(first + chunk.len());
     }
     Ok(right)
 }

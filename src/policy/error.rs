@@ -14,6 +14,9 @@ pub enum PolicyError {
         /// Its place among the prompts.
         at: usize,
     },
+    /// A question that comes to no tokens.
+    #[error("its prompt has no tokens. Check the question and the chat template")]
+    NoTokens,
     /// An adapter of another rank than the graph's.
     #[error(
         "the adapter has rank {adapter} and the graph rank {graph}. This is a fault of tla: report it"

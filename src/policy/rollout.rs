@@ -33,6 +33,9 @@ pub enum Decoding {
         step: u64,
         /// Third name of the stream for the first answer; the next have those that follow.
         first_row: u64,
+        /// So many answers have a stream of their own; those after them have the same ones again, in
+        /// order.
+        streams: u64,
     },
 }
 
@@ -341,13 +344,14 @@ fn drawn(
     if answers.is_empty() {
         return Ok(Vec::new());
     }
-    let Decoding::Sampled { temperature, seed, step, first_row } = decoding else {
+    let Decoding::Sampled { temperature, seed, step, first_row, streams } = decoding else {
         let likeliest = Drawn { token: greedy(scores)?, log_probability: 0.0, entropy: 0.0 };
         return Ok(vec![likeliest; answers.len()]);
     };
     let softmax = Softmax::new(scores, temperature)?;
     let draw = |answer: &usize| {
-        softmax.draw(uniform(seed, step, first_row + *answer as u64, written[*answer]))
+        let row = first_row + *answer as u64 % streams.max(1);
+        softmax.draw(uniform(seed, step, row, written[*answer]))
     };
     answers.iter().map(draw).collect()
 }

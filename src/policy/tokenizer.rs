@@ -171,6 +171,11 @@ impl Tokenizer {
         self.pad
     }
 
+    /// The ids up to its largest.
+    pub fn ids(&self) -> usize {
+        usize::try_from(self.largest).map_or(usize::MAX, |largest| largest.saturating_add(1))
+    }
+
     /// Refuses a model whose vocabulary (rows of its embedding, columns of its logits) lacks one
     /// of the tokenizer's ids. A larger vocabulary is usual: it is padded.
     pub fn check_vocabulary(&self, vocabulary: usize) -> Result<(), TokenizerError> {

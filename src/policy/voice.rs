@@ -12,6 +12,8 @@ pub struct Voice {
     tokenizer: Tokenizer,
     template: ChatTemplate,
     wording: Wording,
+    /// Tokens the model tells apart: columns of its logits.
+    pub vocabulary: usize,
     /// The most tokens of a conversation, if `config.json` says so.
     pub room: Option<usize>,
 }
@@ -28,7 +30,8 @@ impl Voice {
         }
         let template = ChatTemplate::load(folder)?;
         let room = room(folder);
-        Ok(Self { template, tokenizer, wording: Wording::default(), room })
+        let vocabulary = vocabulary.unwrap_or_else(|| tokenizer.ids());
+        Ok(Self { template, tokenizer, wording: Wording::default(), vocabulary, room })
     }
 
     /// The same, putting questions in these words.
@@ -42,7 +45,7 @@ impl Voice {
     /// If the template or the tokenizer refuses the question, or nothing is left of it.
     pub fn prompt(&self, question: &str) -> Result<Vec<u32>, PolicyError> {
         let tokens = self.template.tokens(&self.tokenizer, &self.wording.messages(question))?;
-        if tokens.is_empty() { Err(PolicyError::EmptyPrompt { at: 0 }) } else { Ok(tokens) }
+        if tokens.is_empty() { Err(PolicyError::NoTokens) } else { Ok(tokens) }
     }
 
     /// The text of an answer, without the token that ended it.

@@ -2,7 +2,7 @@
 
 use crate::train::journal::{
     Answers, Compared, End, Line, Placement, Restore, SampledAnswer, Samples, Start, Step, Update,
-    VERSION,
+    VERSION, Warning,
 };
 
 /// What a model must not get onto a page other than as text.
@@ -33,6 +33,8 @@ pub fn start() -> Line {
         clip: 0.2,
         kl: 0.0,
         survey: 8,
+        layout: "shared".into(),
+        micro_tokens: 8192,
         settings: [("steps", "60"), ("run-seed", "1")].map(|(k, v)| (k.into(), v.into())).into(),
     })
 }
@@ -104,6 +106,7 @@ pub fn lines(steps: u64) -> Vec<Line> {
         best_step: 2,
         learning_rate_factor: 0.5,
     });
+    let warning = Line::Warning(Warning { step: 2, text: "no group <varied>".into() });
     let compared = Compared {
         line: 3,
         question: "How many?".into(),
@@ -121,5 +124,9 @@ pub fn lines(steps: u64) -> Vec<Line> {
         shipped_step: Some(steps),
     });
     let done = (1..=steps).map(|number| Line::Step(step(number)));
-    [start(), placement].into_iter().chain(done).chain([samples, restore, answers, end]).collect()
+    [start(), placement]
+        .into_iter()
+        .chain(done)
+        .chain([samples, warning, restore, answers, end])
+        .collect()
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::train::journal::Placement;
 
-/// When it fell back to an earlier state, when it was resumed, and which state ships.
+/// What looked wrong, when it fell back to an earlier state, when it was resumed, and which state ships.
 pub fn events(story: &Story) -> Markup {
     let mut found: Vec<(u64, String)> = Vec::new();
     for restore in &story.restores {
@@ -26,6 +26,7 @@ pub fn events(story: &Story) -> Markup {
         );
         found.push((restore.step, text));
     }
+    found.extend(story.warnings.iter().map(|warning| (warning.step, warning.text.clone())));
     found.extend(story.resumes.iter().map(|step| (*step, "Resumed after it.".to_owned())));
     let end = story.end.as_ref();
     if let Some((shipped, last)) = end.and_then(|end| Some((end.shipped_step?, end.steps)))
@@ -60,6 +61,8 @@ pub fn settings(story: &Story) -> Markup {
         ("updates a step", start.updates.to_string()),
         ("ratios clipped to", format!("1 ± {}", figure(start.clip))),
         ("weight of the divergence", figure(start.kl)),
+        ("positions in a pass", start.micro_tokens.to_string()),
+        ("rows of the gradient graph", start.layout.clone()),
         ("run seed", start.seed.to_string()),
     ];
     said.extend(start.system.clone().map(|system| ("system message", system)));

@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use super::metric::phases;
-use crate::train::journal::{Answers, End, Line, Placement, Record, Restore, Samples, Start, Step};
+use crate::train::journal::{
+    Answers, End, Line, Placement, Record, Restore, Samples, Start, Step, Warning,
+};
 
 /// A run from its start line to where the journal ends.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +20,8 @@ pub struct Story {
     pub resumes: Vec<u64>,
     /// When it fell back to its best state.
     pub restores: Vec<Restore>,
+    /// What its user was to see to.
+    pub warnings: Vec<Warning>,
     /// Answers that were sampled on the way.
     pub samples: Vec<Samples>,
     /// The same questions answered before and after.
@@ -50,6 +54,7 @@ impl Story {
             steps: Vec::new(),
             resumes: Vec::new(),
             restores: Vec::new(),
+            warnings: Vec::new(),
             samples: Vec::new(),
             answers: None,
             end: None,
@@ -74,6 +79,7 @@ impl Story {
             Line::Placement(placement) => self.placement = Some(placement.clone()),
             Line::Step(step) => self.steps.push(step.clone()),
             Line::Samples(samples) => self.samples.push(samples.clone()),
+            Line::Warning(warning) => self.warnings.push(warning.clone()),
             Line::Restore(restore) => self.restores.push(restore.clone()),
             Line::Answers(answers) => self.answers = Some(answers.clone()),
             Line::End(end) => self.end = Some(end.clone()),

@@ -24,6 +24,16 @@ pub enum Layout {
     Shared,
 }
 
+impl Layout {
+    /// Its name in a journal.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::Shared => "shared",
+        }
+    }
+}
+
 /// Prompts, each once, without their last token: that is the first of every row behind it, where
 /// the answer's first token is predicted.
 #[derive(Debug, Clone, PartialEq, Default)]

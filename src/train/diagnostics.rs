@@ -2,8 +2,8 @@
 
 use super::{
     explore::{Batch, Group},
-    guard::Score,
     journal::{Step, Update},
+    score::Score,
 };
 use crate::train::batch::MicroBatch;
 
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!((found.reward_mean, found.cut_share), (Some(0.75), Some(0.5)));
         assert_eq!((found.entropy_mean, found.rollout_seconds), (Some(0.25), 0.5));
         let score = score(&groups).unwrap();
-        assert_eq!((score.mean, score.variance), (0.75, 0.0625));
+        assert_eq!((score.mean, score.variance), (0.75, Some(0.0625)));
     }
 
     #[test]

@@ -55,6 +55,14 @@ pub enum TrainError {
         /// How many there are.
         expected: usize,
     },
+    /// A problem that cannot be put in tokens.
+    #[error("the problem of line {line} cannot be asked: {source}")]
+    NoPrompt {
+        /// The problem's line in its dataset.
+        line: usize,
+        /// Why.
+        source: PolicyError,
+    },
     /// A prompt and its answer that the model has no room for.
     #[error(
         "the problem of line {line} takes {prompt} tokens and its answer up to {answer}, and the model \

@@ -120,6 +120,7 @@ fn sample(
                     seed: exploration.seed,
                     step,
                     first_row: (first * samples + from) as u64,
+                    streams: u64::MAX,
                 },
             };
             let answers = rollout(&mut student.graph, &[(crate::surgery::MIXING, mixing)], &plan)?;

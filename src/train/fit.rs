@@ -19,7 +19,7 @@ use super::{
     recipe::Recipe,
     reward::Reward,
     run::{Trained, train},
-    student::{Frozen, Student, freeze},
+    student::{Frozen, Lessons, Student, freeze},
 };
 use crate::{
     format::{Header, ModuleId, Role, RoleSet, encode_to_vec},
@@ -82,7 +82,7 @@ pub fn fit(
     stop: &AtomicBool,
     watch: &mut dyn FnMut(Event<'_>),
 ) -> Result<Fitted, TrainError> {
-    let Plan { model, targets, wish, voice, base_digest, candidates } = plan;
+    let Plan { model, targets, wish, voice, base_digest, candidates, layout } = plan;
     let form = wish.form;
     let kept = match folder.placement() {
         Some(record) => Some(Placed::again(record, &wish, &candidates)?),
@@ -93,7 +93,8 @@ pub fn fit(
     let frozen = freeze(model, targets, &first, rank, options.threads, &mut |done| {
         watch(Event::Basis(done, count));
     })?;
-    let mut student = Student::load(voice, model, targets, &frozen, form.split, true, options)?;
+    let lessons = Some(Lessons { layout, diverging: recipe.kl != 0.0 });
+    let mut student = Student::load(voice, model, targets, &frozen, form.split, lessons, options)?;
     let placed = match kept {
         Some(placed) => placed,
         None => {
@@ -128,7 +129,7 @@ pub fn fit(
         // Two sessions of the old graft would stay beside the two of the new one.
         let Student { voice, graph, gradient } = student;
         drop((graph, gradient));
-        student = Student::load(voice, model, targets, &frozen, form.split, true, options)?;
+        student = Student::load(voice, model, targets, &frozen, form.split, lessons, options)?;
     }
     let geometry = form.geometry(placed.record.seed);
     let live = Live::new(geometry, &placed.modules)?;

@@ -42,6 +42,15 @@ pub enum FolderError {
         /// The run folder.
         path: PathBuf,
     },
+    /// A journal without the state its run would go on from.
+    #[error(
+        "{} holds a journal and no {STATE}, so its run cannot go on. Restore that file, choose another \
+         run folder with --run, or delete this one", path.display()
+    )]
+    NoState {
+        /// The run folder.
+        path: PathBuf,
+    },
     /// The state cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
@@ -65,9 +74,12 @@ impl RunFolder {
     /// If there is a run already, or the system refuses.
     pub fn begin(path: &Path, settings: Settings) -> Result<Self, FolderError> {
         let journal = Journal::open(path)?;
-        // A process that died before it had written anything leaves an empty journal.
-        if path.join(STATE).exists() || journal.bytes() > 0 {
+        if path.join(STATE).exists() {
             return Err(FolderError::Taken { path: path.to_path_buf() });
+        }
+        // A process that died before it had written anything leaves an empty journal.
+        if journal.bytes() > 0 {
+            return Err(FolderError::NoState { path: path.to_path_buf() });
         }
         let state = State::new(settings);
         state.write(path)?;
@@ -158,6 +170,7 @@ mod tests {
     use super::*;
     use crate::train::{
         adam::{Adam, AdamSettings},
+        flat::Flat,
         guard::Guard,
         journal,
         journal::Step,
@@ -170,8 +183,8 @@ mod tests {
     fn progress(step: u64) -> Progress {
         let mut adam = Adam::new(vec![0.1, 0.2], AdamSettings::new(1.0 / 3.0)).unwrap();
         adam.step(&[step as f64 / 7.0, -0.3]).unwrap();
-        let guard = Guard::default();
-        Progress { step, updates: step, answers: 16, worth: 0.1 + 0.2, adam, guard }
+        let (guard, flat) = (Guard::default(), Flat::default());
+        Progress { step, updates: step, answers: 16, worth: 0.1 + 0.2, adam, guard, flat }
     }
 
     fn step(step: u64) -> Line {
@@ -270,7 +283,7 @@ mod tests {
         fs::remove_file(home.path().join(STATE)).unwrap();
         fs::write(home.path().join(FILE_NAME), "{}\n").unwrap();
         let orphan = RunFolder::resume(home.path(), settings("0.2"));
-        assert!(matches!(orphan, Err(FolderError::Taken { .. })));
+        assert!(matches!(orphan, Err(FolderError::NoState { .. })));
     }
 
     #[test]
@@ -291,7 +304,7 @@ mod tests {
             "",
             "{}",
             &good[..good.len() / 2],
-            &good.replace("\"version\":1", "\"version\":2"),
+            &good.replace("\"version\":2", "\"version\":1"),
             &good.replacen("\"steps\":1", "\"steps\":-1", 1),
             &good.replace("\"answers\"", "\"answer\""),
         ] {

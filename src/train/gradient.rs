@@ -1,17 +1,17 @@
 //! The gradient graph of a grafted model, loaded and run.
 
-use std::path::Path as FilePath;
+use std::{collections::HashSet, path::Path as FilePath};
 
 use super::{
     TrainError,
     batch::{Layout, MicroBatch},
-    gradient_model::{GRADIENT, PLACES, gradient_model},
+    gradient_model::{GRADIENT, PLACES, gradient_model, logprob_model},
 };
 use crate::{
     autodiff::{loss, shared_prompt},
     format::ModuleId,
     model::proto::ModelProto,
-    runtime::{Interface, Rows, Session, SessionOptions, Tensor},
+    runtime::{Interface, Provider, Rows, Session, SessionOptions, Tensor},
     surgery::MIXING,
 };
 
@@ -48,6 +48,8 @@ pub struct GradientStep {
 /// A model whose loss and gradient by every module's M come from one run.
 pub struct GradientGraph {
     session: Session,
+    /// The same graph up to the log-probabilities.
+    logprobs: Option<Session>,
     interface: Interface,
     layout: Layout,
 }
@@ -68,10 +70,42 @@ impl GradientGraph {
         options: SessionOptions,
     ) -> Result<Self, TrainError> {
         let model = gradient_model(grafted, path, modules, rank, layout, options)?;
-        let graph = grafted.graph.as_ref().ok_or(TrainError::NoGraph)?;
-        let interface = Interface::of(graph)?;
-        let session = Session::load("the gradient graph", &model, path, options)?;
-        Ok(Self { session, interface, layout })
+        Self::load(grafted, &model, path, layout, options)
+    }
+
+    /// As [`build`](Self::build), for many calls of [`logprobs`](Self::logprobs). On a CPU a second
+    /// graph without the gradient gives them, from the same copy of the weights; a device would hold
+    /// another.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    pub fn build_with_logprobs(
+        grafted: &ModelProto,
+        path: &FilePath,
+        modules: &[ModuleId],
+        rank: usize,
+        layout: Layout,
+        options: SessionOptions,
+    ) -> Result<Self, TrainError> {
+        let model = gradient_model(grafted, path, modules, rank, layout, options)?;
+        let mut made = Self::load(grafted, &model, path, layout, options)?;
+        if options.provider == Provider::Cpu {
+            let (what, model) = ("the graph of log-probabilities", logprob_model(model)?);
+            made.logprobs = Some(Session::load(what, &model, path, options)?);
+        }
+        Ok(made)
+    }
+
+    fn load(
+        grafted: &ModelProto,
+        gradient: &ModelProto,
+        path: &FilePath,
+        layout: Layout,
+        options: SessionOptions,
+    ) -> Result<Self, TrainError> {
+        let interface = Interface::of(grafted.graph.as_ref().ok_or(TrainError::NoGraph)?)?;
+        let session = Session::load("the gradient graph", gradient, path, options)?;
+        Ok(Self { session, logprobs: None, interface, layout })
     }
 
     /// What the rows of its batches hold.
@@ -104,6 +138,35 @@ impl GradientGraph {
         };
         let finite = step.loss.is_finite() && step.by_mixing.iter().all(|g| g.is_finite());
         if finite { Ok(step) } else { Err(TrainError::NotFinite { loss: step.loss }) }
+    }
+
+    /// log-probability of each answer token of a micro-batch under the adapter `mixing`.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn logprobs(
+        &mut self,
+        batch: &MicroBatch,
+        mixing: &Tensor,
+        settings: LossSettings,
+    ) -> Result<Vec<f32>, TrainError> {
+        let unasked = vec![UNASKED; batch.labels.len()];
+        let Some(session) = &mut self.logprobs else {
+            return Ok(self
+                .run(batch, mixing, &unasked, LossSettings { kl: 0.0, ..settings })?
+                .logprobs);
+        };
+        let feeds = feeds(&self.interface, batch, &unasked, settings)?;
+        let wanted: HashSet<String> = session.inputs().into_iter().map(|(name, _)| name).collect();
+        let mut inputs: Vec<(&str, &Tensor)> = feeds
+            .iter()
+            .map(|(n, t)| (n.as_str(), t))
+            .filter(|(n, _)| wanted.contains(*n))
+            .collect();
+        inputs.push((MIXING, mixing));
+        let outputs = session.run(&inputs)?;
+        let logprobs = outputs.first().ok_or(TrainError::NoGraph)?;
+        Ok(logprobs.as_f32(loss::LOGPROBS)?.to_vec())
     }
 }
 

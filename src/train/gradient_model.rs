@@ -22,7 +22,7 @@ use crate::{
             Attribute, Dim, int_attribute, node, tensor_f32, tensor_value, untyped_value,
             with_attribute,
         },
-        proto::{ModelProto, NodeProto, ValueInfoProto, tensor_proto::DataType},
+        proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_proto::DataType},
     },
     runtime::{Interface, LOGITS, MASK, SessionOptions, Tensor, measure},
     surgery::{MIXING, mixing_of},
@@ -46,8 +46,7 @@ impl Layout {
     ///
     /// # Errors
     /// If it is not a causal language model.
-    pub fn of(model: &ModelProto) -> Result<Self, TrainError> {
-        let graph = model.graph.as_ref().ok_or(TrainError::NoGraph)?;
+    pub fn of(graph: &GraphProto) -> Result<Self, TrainError> {
         let interface = Interface::of(graph)?;
         let told = interface.positions || interface.padded_right;
         let windowed = |n: &NodeProto| int_attribute(n, "local_window_size").is_some_and(|w| w > 0);
@@ -119,6 +118,20 @@ pub fn gradient_model(
     graph.output.push(untyped_value(GRADIENT));
     prune(graph);
     Ok(model)
+}
+
+/// What of a gradient model gives the log-probabilities, and no other output or input.
+///
+/// # Errors
+/// If the model has no graph.
+pub fn logprob_model(mut gradient: ModelProto) -> Result<ModelProto, TrainError> {
+    let graph = gradient.graph.as_mut().ok_or(TrainError::NoGraph)?;
+    graph.output.retain(|output| output.name() == loss::LOGPROBS);
+    prune(graph);
+    let read: HashSet<&str> =
+        graph.node.iter().flat_map(|n| &n.input).map(String::as_str).collect();
+    graph.input.retain(|input| read.contains(input.name()));
+    Ok(gradient)
 }
 
 const SEED: &str = "tla_gradient/seed";

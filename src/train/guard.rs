@@ -3,21 +3,39 @@
 //! What is watched is an exponential moving average of the mean reward of a step (of −loss where
 //! there is no reward). A step's reward is that of the v its answers were sampled with, so the
 //! state kept as the best is the one before that step's updates. A run that falls below its best
-//! average by more than [`Rules::drop`], and by more than the spread of the rewards explains, gets
-//! v and optimiser of the best back and half the learning rate; a rate that is too large for one
-//! part of a run need not end it.
+//! average by more than [`Rules::drop`], and by more than chance explains, gets v and optimiser of
+//! the best back and half the learning rate; a rate that is too large for one part of a run need not
+//! end it.
+//!
+//! Chance is three standard errors of the difference of the two averages. How far chance moves a
+//! step is told by the spread of its problems' mean rewards, or of its examples' losses where there
+//! is no reward ([`Score`]): both differ from step to step because other problems are taken. A step
+//! of a single problem has no spread of its own and is given that of the scores of the run so far
+//! ([`Spread`]). It says so little that its average takes in more steps, counts as the best only when
+//! it has, and is allowed 4.5 standard errors: of runs of 400 such steps, each solved or not with
+//! one probability throughout, less than 4 in 100 then seem to fall, and a run in which every second
+//! problem was solved and none is any more is noticed after some 25 steps.
 //!
 //! At the end the last state ships, unless the average ended more than half of `drop` below the
 //! best, and by more than chance explains: then the best ships.
 
 use serde::{Deserialize, Serialize};
 
-use super::adam::Adam;
+use super::{
+    adam::Adam,
+    score::{Score, Spread},
+};
 
 /// Share of the past in the average.
 const KEPT: f64 = 0.8;
+/// The same where steps have a single problem.
+const KEPT_ALONE: f64 = 0.95;
 /// Standard errors of the difference of two averages that chance is given.
 const CHANCE: f64 = 3.0;
+/// The same where steps have a single problem.
+const CHANCE_ALONE: f64 = 4.5;
+/// The variance of an average of single problems, in that of one, from which on it may be the best.
+const SETTLED_ALONE: f64 = 0.1;
 /// Steps the average must have seen before it is good enough.
 const SETTLED: u64 = 5;
 
@@ -40,8 +58,11 @@ pub struct Guard {
     /// Weighted sum of the scores; over `weight` it is the average, without bias towards 0.
     sum: f64,
     weight: f64,
-    /// Variance of `sum`.
+    /// Variance of `sum`, as far as the scores know theirs.
     variance: f64,
+    /// The sum of the squared weights of those that do not.
+    unknown: f64,
+    spread: Spread,
     seen: u64,
     factor: f64,
     best: Option<Best>,
@@ -55,34 +76,12 @@ pub struct Best {
     pub step: u64,
     /// The average then.
     pub average: f64,
-    /// The variance of that average.
+    /// The variance of that average, as far as it was known.
     variance: f64,
+    /// The squared weights of the scores with an unknown one.
+    unknown: f64,
     /// v and optimiser before that step's updates.
     pub adam: Adam,
-}
-
-/// The score of one step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Score {
-    /// The mean over the step's problems.
-    pub mean: f64,
-    /// The variance of that mean, from the spread of the problems. 0 where it is not known.
-    pub variance: f64,
-}
-
-impl Score {
-    /// From what each problem was worth; the variance is infinite for a single one. `None` for
-    /// nothing.
-    pub fn of(worths: &[f64]) -> Option<Self> {
-        let n = worths.len() as f64;
-        let mean = worths.iter().sum::<f64>() / n;
-        let spread = worths.iter().map(|w| (w - mean) * (w - mean)).sum::<f64>();
-        match worths.len() {
-            0 => None,
-            1 => Some(Self { mean, variance: f64::MAX }),
-            _ => Some(Self { mean, variance: spread / (n - 1.0) / n }),
-        }
-    }
 }
 
 /// A fall, and the state to go back to.
@@ -122,7 +121,16 @@ impl Ending {
 
 impl Default for Guard {
     fn default() -> Self {
-        Self { sum: 0.0, weight: 0.0, variance: 0.0, seen: 0, factor: 1.0, best: None }
+        Self {
+            sum: 0.0,
+            weight: 0.0,
+            variance: 0.0,
+            unknown: 0.0,
+            spread: Spread::default(),
+            seen: 0,
+            factor: 1.0,
+            best: None,
+        }
     }
 }
 
@@ -139,15 +147,22 @@ impl Guard {
 
     /// Takes the score of step `step`, whose answers `adam` gave; says if it is a fall.
     pub fn observe(&mut self, step: u64, score: Score, adam: &Adam, rules: &Rules) -> Option<Fall> {
-        self.sum = KEPT * self.sum + (1.0 - KEPT) * score.mean;
-        self.weight = KEPT * self.weight + (1.0 - KEPT);
-        let variance = KEPT * KEPT * self.variance + (1.0 - KEPT) * (1.0 - KEPT) * score.variance;
-        self.variance = variance.min(f64::MAX);
+        let (kept, known, unknown) = match score.variance {
+            Some(variance) => (KEPT, variance, 0.0),
+            None => (KEPT_ALONE, 0.0, 1.0),
+        };
+        self.sum = kept * self.sum + (1.0 - kept) * score.mean;
+        self.weight = kept * self.weight + (1.0 - kept);
+        let with = |past: f64, now| kept * kept * past + (1.0 - kept) * (1.0 - kept) * now;
+        self.variance = with(self.variance, known);
+        self.unknown = with(self.unknown, unknown);
+        self.spread.add(score.mean);
         self.seen += 1;
         let average = self.sum / self.weight;
-        if self.best.as_ref().is_none_or(|best| average > best.average) {
-            let variance = self.variance_of_average();
-            self.best = Some(Best { step, average, variance, adam: adam.clone() });
+        let (variance, unknown) = self.of_average();
+        let better = self.best.as_ref().is_none_or(|best| average > best.average);
+        if better && unknown <= SETTLED_ALONE {
+            self.best = Some(Best { step, average, variance, unknown, adam: adam.clone() });
         }
         let best = self.best.as_ref()?;
         if average >= best.average - rules.drop?.max(self.chance(best)) {
@@ -157,7 +172,8 @@ impl Guard {
         let fall = Fall { fallen_to: average, average: best.average, step, adam };
         self.factor *= 0.5;
         // The average starts again from where the restored state was.
-        (self.sum, self.weight, self.variance) = (best.average, 1.0, best.variance);
+        (self.sum, self.weight) = (best.average, 1.0);
+        (self.variance, self.unknown) = (best.variance, best.unknown);
         Some(fall)
     }
 
@@ -177,20 +193,31 @@ impl Guard {
         (average < best.average - (drop / 2.0).max(self.chance(best))).then_some(best)
     }
 
-    fn variance_of_average(&self) -> f64 {
-        (self.variance / (self.weight * self.weight)).min(f64::MAX)
+    /// `variance` and `unknown` of the average.
+    fn of_average(&self) -> (f64, f64) {
+        let square = self.weight * self.weight;
+        (self.variance / square, self.unknown / square)
     }
 
-    /// How far the average may lie below `best` by chance.
+    /// How far the average may lie below `best` by chance; without end where that is not known.
     fn chance(&self, best: &Best) -> f64 {
-        CHANCE * (self.variance_of_average() + best.variance).min(f64::MAX).sqrt()
+        let (variance, unknown) = self.of_average();
+        let (known, unknown) = (variance + best.variance, unknown + best.unknown);
+        match self.spread.variance() {
+            _ if unknown == 0.0 => CHANCE * known.sqrt(),
+            Some(spread) => CHANCE_ALONE * (known + unknown * spread).sqrt(),
+            None => f64::INFINITY,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::adam::AdamSettings;
+    use crate::{
+        policy::sampling::uniform,
+        train::{adam::AdamSettings, score::Example},
+    };
 
     const RULES: Rules = Rules { drop: Some(0.25), patience: None, target: None };
 
@@ -199,7 +226,7 @@ mod tests {
     }
 
     fn exactly(mean: f64) -> Score {
-        Score { mean, variance: 0.0 }
+        Score { mean, variance: Some(0.0) }
     }
 
     /// Scores of steps 1, 2, …; the state before step n holds n.
@@ -272,10 +299,50 @@ mod tests {
         };
         let verdicts = observe(&[[noisy].as_slice(), &[low; 4]].concat());
         assert!(verdicts.iter().all(Option::is_none), "{verdicts:?}");
-        let alone = Score::of(&[1.0]).unwrap();
-        let verdicts = observe(&[[alone].as_slice(), &[exactly(0.0); 9]].concat());
-        assert!(verdicts.iter().all(Option::is_none), "{verdicts:?}");
-        assert_eq!(Score::of(&[]), None);
+    }
+
+    #[test]
+    fn a_rise_of_the_loss_that_the_spread_of_the_examples_explains_is_none() {
+        let falls = |spread: f64| {
+            let mut guard = Guard::default();
+            let step = |loss: f64| {
+                let example = |away: f64| Example { share: 0.25, loss: (loss + away) / 4.0 };
+                Score::of_loss(loss, &[spread, -spread, spread, -spread].map(example))
+            };
+            (1..=8).any(|n| {
+                let loss = if n == 1 { 1.0 } else { 1.5 };
+                guard.observe(n, step(loss), &adam(0.0), &RULES).is_some()
+            })
+        };
+        assert!(falls(0.01) && !falls(1.0));
+    }
+
+    /// The first of these steps of one problem each that is a fall.
+    fn fall(scores: impl Iterator<Item = f64>) -> Option<u64> {
+        let mut guard = Guard::default();
+        (1..).zip(scores).find_map(|(n, score)| {
+            let score = Score::of(&[score]).unwrap();
+            guard.observe(n, score, &adam(0.0), &RULES).map(|_| n)
+        })
+    }
+
+    #[test]
+    fn steps_of_one_problem_fall_only_below_what_their_history_explains() {
+        let solved =
+            |run: u64, n: u64, share: f64| f64::from(u8::from(uniform(run, 0, 0, n) < share));
+        // Some problems are solved and some are not, as before.
+        for share in [0.1, 0.5, 0.9] {
+            let fallen = |run: &u64| fall((0..400).map(|n| solved(*run, n, share))).is_some();
+            assert!((0..200).filter(fallen).count() <= 8, "{share}");
+        }
+        // None is any more.
+        for (share, within) in [(0.5, 60), (0.9, 20)] {
+            let noticed = |run: &u64| {
+                let scores = (0..60).map(|n| solved(*run, n, share)).chain([0.0; 100]);
+                fall(scores).is_some_and(|n| (61..=60 + within).contains(&n))
+            };
+            assert!((0..200).filter(noticed).count() >= 180, "{share}");
+        }
     }
 
     #[test]

@@ -4,6 +4,17 @@ use std::cmp::Reverse;
 
 use super::batch::{Layout, Sample};
 
+/// The most positions in a run unless something else is said.
+const POSITIONS: usize = 8192;
+/// The most bytes that the logits of a run, in float32, come to then.
+const LOGITS: usize = 1 << 29;
+
+/// The positions in a run of the gradient graph for a vocabulary of so many tokens, unless
+/// something else is said: 8192, or fewer where the logits of all would take more than 512 MiB.
+pub fn usual_positions(vocabulary: usize) -> usize {
+    (LOGITS / size_of::<f32>() / vocabulary.max(1)).clamp(1, POSITIONS)
+}
+
 /// What one more run of the graph costs, in positions: the price of its operators' overhead.
 const RUN: usize = 256;
 
@@ -185,6 +196,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_logits_of_a_run_are_bounded_whatever_the_vocabulary() {
+        assert_eq!([0, 1, 512, 16_384].map(usual_positions), [8192; 4]);
+        // Qwen2.5 and Llama 3.
+        assert_eq!([151_936, 128_256].map(usual_positions), [883, 1046]);
+        assert_eq!(usual_positions(usize::MAX), 1);
     }
 
     #[test]

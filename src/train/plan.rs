@@ -2,6 +2,7 @@
 
 use super::{
     TrainError,
+    batch::Layout,
     data::Problem,
     placement::scout::Effort,
     room::{self, Longest},
@@ -125,6 +126,8 @@ pub struct Plan<'a> {
     pub(super) wish: Wish,
     pub(super) voice: Voice,
     pub(super) candidates: Vec<ModuleId>,
+    /// What the rows of the gradient graph will hold.
+    pub layout: Layout,
     /// The digest of the weights.
     pub base_digest: [u8; 32],
 }
@@ -144,7 +147,13 @@ impl<'a> Plan<'a> {
         // Whoever wants another provider's library has loaded it before.
         runtime::ready(Provider::Cpu)?;
         let base_digest = base_digest(model, targets)?;
-        Ok(Self { model, targets, wish, voice, candidates, base_digest })
+        let layout = Layout::of(model.graph())?;
+        Ok(Self { model, targets, wish, voice, candidates, layout, base_digest })
+    }
+
+    /// Tokens the model tells apart.
+    pub fn vocabulary(&self) -> usize {
+        self.voice.vocabulary
     }
 
     /// Checks that the model has room for `problems`, in the words they are put in.

@@ -1,4 +1,4 @@
-//! Whether the model has room for a problem and its answer.
+//! Whether problems can be asked, and the model has room for them and their answers.
 
 use super::{TrainError, data::Problem};
 use crate::policy::voice::Voice;
@@ -12,15 +12,17 @@ pub enum Longest {
     Given,
 }
 
-/// Checks that every prompt and its longest answer fit what the model can look at, where its
-/// configuration says what that is. Behind it, positions are ones the model never saw.
+/// Checks that every problem has a prompt that, with its longest answer, fits what the model can look
+/// at, where its configuration says what that is. Behind it, positions are ones the model never saw.
 ///
 /// # Errors
 /// With the first problem that does not fit, or if it cannot be put in tokens.
 pub fn check(voice: &Voice, problems: &[Problem], longest: Longest) -> Result<(), TrainError> {
-    let Some(room) = voice.room else { return Ok(()) };
     for problem in problems {
-        let prompt = voice.prompt(&problem.question)?.len();
+        let prompt = voice.prompt(&problem.question);
+        let prompt =
+            prompt.map_err(|source| TrainError::NoPrompt { line: problem.line, source })?.len();
+        let Some(room) = voice.room else { continue };
         let answer = match longest {
             Longest::Written(most) => most,
             Longest::Given => voice.answer(&problem.solution)?.tokens.len(),

@@ -21,26 +21,25 @@ use std::{
 use super::{
     TrainError,
     adam::{Adam, AdamSettings, norm, shortened},
-    batch::{MicroBatch, Sample},
     data::Problem,
-    diagnostics::{Ratios, score, summary},
+    diagnostics::{score, summary},
     excerpts,
-    explore::{Group, batch},
+    explore::batch,
+    flat::Flat,
     folder::RunFolder,
-    gradient::{GradientGraph, LossSettings, UNASKED},
-    guard::{Ending, Guard, Score},
+    guard::{Ending, Guard},
     journal::{Line, Restore},
     order::Order,
-    partition::{distinct, micro_batches},
+    pull::Pull,
     recipe::{Objective, Recipe},
     reward::Reward,
+    score::Score,
     state::Progress,
     student::Student,
 };
 use crate::{
     format::{Scalar, round_to_scalar},
     policy::live::Live,
-    runtime::Tensor,
 };
 
 /// What came out of training.
@@ -87,6 +86,7 @@ pub fn train(
             worth: 0.0,
             adam: Adam::new(vec![0.0; live.parameters()], settings)?,
             guard: Guard::default(),
+            flat: Flat::default(),
         },
     };
     let taken = now.step.saturating_mul(recipe.problems as u64);
@@ -116,10 +116,12 @@ pub fn train(
         now.adam.set_learning_rate(record.learning_rate)?;
 
         let computing = Instant::now();
-        let mut gradient = gradient_of(student, live, &v, groups, recipe)?;
+        let mut pull = Pull::of(groups, student, recipe)?;
+        let mut gradient =
+            pull.as_mut().map(|pull| pull.gradient(student, live, &v)).transpose()?;
         let worth = match recipe.objective {
             Objective::Grpo => score(groups),
-            Objective::Sft => gradient.as_ref().map(|g| Score { mean: -g.loss, variance: 0.0 }),
+            Objective::Sft => gradient.as_ref().map(|g| Score::of_loss(g.loss, &g.examples)),
         };
         let best = worth.and_then(|s| now.guard.observe(step, s, &now.adam, &recipe.rules));
         record.average = now.guard.average();
@@ -135,9 +137,9 @@ pub fn train(
             now.adam = best.adam;
         } else if now.guard.ending(step, &recipe.rules).is_none() {
             for update in 0..recipe.updates {
-                if update > 0 {
+                if let (1.., Some(pull)) = (update, &mut pull) {
                     let v = shipped(now.adam.v(), recipe.scalar);
-                    gradient = gradient_of(student, live, &v, groups, recipe)?;
+                    gradient = Some(pull.gradient(student, live, &v)?);
                 }
                 let Some(found) = &gradient else { break };
                 // At v = 0 the divergence from the base has no gradient.
@@ -162,12 +164,15 @@ pub fn train(
         record.v_norm = norm(&now.adam.v().iter().map(|x| f64::from(*x)).collect::<Vec<_>>());
         record.seconds = started.elapsed().as_secs_f64();
 
+        let warning = now.flat.observe(&record);
+
         now.step = step;
         let mut lines = vec![Line::Step(record)];
         if recipe.sample_every > 0 && (step - 1).is_multiple_of(recipe.sample_every as u64) {
             let shown = excerpts::samples(step, &chosen, groups);
             lines.extend((!shown.samples.is_empty()).then_some(Line::Samples(shown)));
         }
+        lines.extend(warning.map(Line::Warning));
         lines.extend(restored.map(Line::Restore));
         let v = shipped(now.adam.v(), recipe.scalar);
         for line in &lines {
@@ -190,114 +195,4 @@ pub fn train(
 /// v as it ships.
 fn shipped(master: &[f32], scalar: Scalar) -> Vec<f32> {
     master.iter().map(|x| round_to_scalar(scalar, *x)).collect()
-}
-
-/// The gradient of one batch of answers.
-pub struct BatchGradient {
-    /// The loss.
-    pub loss: f64,
-    /// dL/dR of each module.
-    pub by_mixing: Vec<Vec<f64>>,
-    /// dL/dv.
-    pub by_v: Vec<f64>,
-    /// How likely the answers have become since they were sampled; empty for given ones.
-    pub ratios: Ratios,
-}
-
-/// Sums the gradient over the answers that pull at v; `None` if none does.
-///
-/// # Errors
-/// As [`train`].
-pub fn gradient_of(
-    student: &mut Student,
-    live: &Live,
-    v: &[f32],
-    groups: &[Group],
-    recipe: &Recipe,
-) -> Result<Option<BatchGradient>, TrainError> {
-    let mut samples: Vec<Sample<'_>> =
-        groups.iter().flat_map(|group| samples_of(group, recipe.kl != 0.0)).collect();
-    if samples.iter().all(|s| s.completion.tokens.is_empty()) {
-        return Ok(None);
-    }
-    // Answers without a gradient have their share too.
-    let all = || groups.iter().flat_map(|group| &group.completions);
-    let tokens: usize = all().map(|completion| completion.tokens.len()).sum();
-    let (answers, most) = (all().count(), recipe.exploration.max_tokens);
-    for sample in &mut samples {
-        let length = sample.completion.tokens.len();
-        sample.weight = recipe.weighting.of_token(length, answers, tokens, most);
-    }
-    let samples = distinct(&samples);
-    let sampled = recipe.objective == Objective::Grpo;
-    let settings = LossSettings {
-        temperature: if sampled { recipe.exploration.temperature } else { 1.0 },
-        clip: recipe.clip,
-        clip_high: recipe.clip_high,
-        likelihood: !sampled,
-        kl: recipe.kl,
-    };
-    let mixing = live.mixing(v)?;
-    let base = live.mixing(&vec![0.0; v.len()])?;
-    let pad = student.voice.pad();
-    let graph = student.gradient.as_mut().ok_or(TrainError::NotTrainable)?;
-    let mut sum = BatchGradient {
-        loss: 0.0,
-        by_mixing: Vec::new(),
-        by_v: Vec::new(),
-        ratios: Ratios::default(),
-    };
-    for indices in micro_batches(&samples, recipe.micro_tokens, graph.layout()) {
-        let chosen: Vec<Sample<'_>> = indices.iter().map(|i| samples[*i]).collect();
-        let batch = MicroBatch::new(&chosen, pad, graph.layout());
-        let base_logprobs = base_logprobs(graph, &batch, &base, settings)?;
-        let step = graph.run(&batch, &mixing, &base_logprobs, settings)?;
-        sum.add(live.by_mixing(&step.by_mixing), step.loss);
-        if sampled {
-            sum.ratios.add(&batch, &step.logprobs, &base_logprobs, recipe.clip, recipe.clip_high);
-        }
-    }
-    sum.by_v = live.pull_back(&sum.by_mixing);
-    Ok(Some(sum))
-}
-
-/// The base is the same graph at v = 0; it is asked only where the divergence counts.
-fn base_logprobs(
-    graph: &mut GradientGraph,
-    batch: &MicroBatch,
-    base: &Tensor,
-    settings: LossSettings,
-) -> Result<Vec<f32>, TrainError> {
-    let unasked = vec![UNASKED; batch.labels.len()];
-    if settings.kl == 0.0 {
-        return Ok(unasked);
-    }
-    let without = LossSettings { kl: 0.0, ..settings };
-    Ok(graph.run(batch, base, &unasked, without)?.logprobs)
-}
-
-impl BatchGradient {
-    fn add(&mut self, by_mixing: Vec<Vec<f64>>, loss: f64) {
-        self.loss += loss;
-        if self.by_mixing.is_empty() {
-            self.by_mixing = by_mixing;
-            return;
-        }
-        for (sum, more) in self.by_mixing.iter_mut().flatten().zip(by_mixing.iter().flatten()) {
-            *sum += more;
-        }
-    }
-}
-
-/// The answers of a group that pull at v: all of them, or none where all are worth the same and
-/// the divergence from the base does not count.
-fn samples_of(group: &Group, diverging: bool) -> impl Iterator<Item = Sample<'_>> {
-    let counts = group.advantages.is_some() || diverging;
-    let completions = group.completions.iter().filter(move |_| counts).enumerate();
-    completions.map(|(index, completion)| Sample {
-        prompt: &group.prompt,
-        completion,
-        advantage: group.advantages.as_ref().map_or(0.0, |a| a[index]),
-        weight: 0.0,
-    })
 }

@@ -13,14 +13,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{adam::Adam, guard::Guard, journal::Placement};
+use super::{adam::Adam, flat::Flat, guard::Guard, journal::Placement};
 
 /// The state's name in a run folder.
 pub const STATE: &str = "state.json";
 /// Where the next state is written before it takes that name.
 pub const NEXT: &str = "state.json.next";
 /// The version of the state.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The most bytes a state may have: v, two moments and the best of each, for the most numbers an
 /// adapter may have, is well below.
 const LIMIT: u64 = 1 << 30;
@@ -71,6 +71,8 @@ pub struct Progress {
     pub adam: Adam,
     /// The guard against collapse.
     pub guard: Guard,
+    /// Steps without a group that varies.
+    pub flat: Flat,
 }
 
 /// What is in the file.

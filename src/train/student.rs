@@ -22,6 +22,15 @@ pub struct Frozen {
     pub basis: Basis,
 }
 
+/// What a model is loaded for beside answering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lessons {
+    /// What the rows of the gradient graph hold.
+    pub layout: Layout,
+    /// Whether the divergence from the base counts.
+    pub diverging: bool,
+}
+
 /// A grafted model ready to answer, and its gradient graph where one was asked for.
 pub struct Student {
     /// Text in and out.
@@ -33,7 +42,8 @@ pub struct Student {
 }
 
 impl Student {
-    /// Grafts the modules of `frozen` onto `model` and loads what training needs.
+    /// Grafts the modules of `frozen` onto `model` and loads what answering needs, and with
+    /// `lessons` what training does.
     ///
     /// # Errors
     /// If the model is not a causal language model, the graft does not fit it, or it cannot be
@@ -44,14 +54,13 @@ impl Student {
         targets: &Targets,
         frozen: &[Frozen],
         split: Split,
-        trainable: bool,
+        lessons: Option<Lessons>,
         options: SessionOptions,
     ) -> Result<Self, TrainError> {
         let grafted = graft(model, targets, frozen, split)?;
-        let gradient = match trainable {
-            true => Some(differentiated(&grafted, &model.path, frozen, options)?),
-            false => None,
-        };
+        let gradient = lessons
+            .map(|lessons| differentiated(&grafted, &model.path, frozen, lessons, options))
+            .transpose()?;
         let graph = CausalGraph::load(&for_rollouts(grafted)?, &model.path, options)?;
         Ok(Self { voice, graph, gradient })
     }
@@ -61,11 +70,16 @@ fn differentiated(
     grafted: &ModelProto,
     path: &Path,
     frozen: &[Frozen],
+    lessons: Lessons,
     options: SessionOptions,
 ) -> Result<GradientGraph, TrainError> {
     let modules: Vec<ModuleId> = frozen.iter().map(|f| f.module).collect();
     let rank = frozen.first().map_or(0, |f| f.basis.sigma.len());
-    GradientGraph::build(grafted, path, &modules, rank, Layout::of(grafted)?, options)
+    let build = match lessons.diverging {
+        true => GradientGraph::build_with_logprobs,
+        false => GradientGraph::build,
+    };
+    build(grafted, path, &modules, rank, lessons.layout, options)
 }
 
 /// The bases of `modules` at rank `rank`. `watch` hears of each: how many are done.

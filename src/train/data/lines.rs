@@ -8,13 +8,18 @@ use std::{
 
 use serde_json::Value;
 
-use super::{DataError, Fields, MAX_FILE, MAX_LINE, Problem, RowError, beginning, problem};
+use super::{
+    DataError, Dataset, Fields, MAX_FILE, MAX_LINE, Problem, RowError, beginning, hashed::Hashed,
+    problem,
+};
 
-/// Reads the problems of a file.
-pub fn read(path: &Path, fields: &Fields) -> Result<Vec<Problem>, DataError> {
+/// Reads a file.
+pub fn read(path: &Path, fields: &Fields) -> Result<Dataset, DataError> {
     let file =
         File::open(path).map_err(|source| DataError::Io { path: path.to_path_buf(), source })?;
-    problems(BufReader::new(file), path, fields)
+    let mut reader = BufReader::new(Hashed::new(file));
+    let problems = problems(&mut reader, path, fields)?;
+    Ok(Dataset { problems, digest: reader.into_inner().digest() })
 }
 
 /// Reads problems in JSON Lines from anywhere; errors name `path`.

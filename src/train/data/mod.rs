@@ -6,6 +6,7 @@
 //! because a dataset error is found by opening an editor there.
 
 mod fault;
+mod hashed;
 mod lines;
 #[cfg(feature = "parquet")]
 mod parquet;
@@ -55,25 +56,42 @@ pub struct Fields {
     pub answer: Option<String>,
 }
 
-/// Reads the problems of a file: Parquet if its name ends in `.parquet`, else JSON Lines, of which
-/// blank lines are skipped but counted.
+/// The problems of a file, and which bytes they were read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dataset {
+    /// The problems, at least one.
+    pub problems: Vec<Problem>,
+    /// SHA-256 of the file as it was when they were read.
+    pub digest: [u8; 32],
+}
+
+/// Reads a file once, which may be a pipe: Parquet if its name ends in `.parquet`, else JSON Lines,
+/// of which blank lines are skipped but counted.
 ///
 /// # Errors
 /// If it cannot be read, holds no problem, or a row is none.
-pub fn read_problems(path: &Path, fields: &Fields) -> Result<Vec<Problem>, DataError> {
+pub fn read_dataset(path: &Path, fields: &Fields) -> Result<Dataset, DataError> {
     if is_parquet(path) {
         return read_parquet(path, fields);
     }
     lines::read(path, fields)
 }
 
+/// The problems of [`read_dataset`].
+///
+/// # Errors
+/// As there.
+pub fn read_problems(path: &Path, fields: &Fields) -> Result<Vec<Problem>, DataError> {
+    Ok(read_dataset(path, fields)?.problems)
+}
+
 #[cfg(feature = "parquet")]
-fn read_parquet(path: &Path, fields: &Fields) -> Result<Vec<Problem>, DataError> {
+fn read_parquet(path: &Path, fields: &Fields) -> Result<Dataset, DataError> {
     parquet::read(path, fields)
 }
 
 #[cfg(not(feature = "parquet"))]
-fn read_parquet(path: &Path, _: &Fields) -> Result<Vec<Problem>, DataError> {
+fn read_parquet(path: &Path, _: &Fields) -> Result<Dataset, DataError> {
     Err(DataError::NoParquet { path: path.to_path_buf() })
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io::Read,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
@@ -11,29 +12,35 @@ use parquet::{
     file::{reader::FileReader, serialized_reader::SerializedFileReader},
     record::Field,
 };
+use prost::bytes::Bytes;
 use serde_json::{Map, Number, Value};
 
-use super::{DataError, Fields, MAX_FILE, MAX_LINE, Problem, RowError, problem};
+use super::{
+    DataError, Dataset, Fields, MAX_FILE, MAX_LINE, Problem, RowError, hashed::Hashed, problem,
+};
 
 /// The most bytes the columns may claim to unpack to.
 const MAX_UNPACKED: i64 = 1 << 31;
 /// The deepest nesting of a value that is followed.
 const MAX_DEPTH: usize = 16;
 
-/// Reads the problems of a file.
-pub fn read(path: &Path, fields: &Fields) -> Result<Vec<Problem>, DataError> {
+/// Reads a file, as a whole because its reader goes back and forth in it.
+pub fn read(path: &Path, fields: &Fields) -> Result<Dataset, DataError> {
     let io = |source| DataError::Io { path: path.to_path_buf(), source };
-    let file = File::open(path).map_err(io)?;
-    if file.metadata().map_err(io)?.len() > MAX_FILE {
+    let mut reader = Hashed::new(File::open(path).map_err(io)?);
+    let mut bytes = Vec::new();
+    (&mut reader).take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > MAX_FILE {
         return Err(DataError::FileTooLarge { path: path.to_path_buf(), limit: MAX_FILE });
     }
     let not = |reason: String| DataError::NotParquet { path: path.to_path_buf(), reason };
     // The reader gives up on some damaged files by panicking.
-    catch_unwind(AssertUnwindSafe(|| rows(file, path, fields)))
-        .unwrap_or_else(|_| Err(not("its reader gave up".to_owned())))
+    let problems = catch_unwind(AssertUnwindSafe(|| rows(bytes.into(), path, fields)))
+        .unwrap_or_else(|_| Err(not("its reader gave up".to_owned())))?;
+    Ok(Dataset { problems, digest: reader.digest() })
 }
 
-fn rows(file: File, path: &Path, fields: &Fields) -> Result<Vec<Problem>, DataError> {
+fn rows(file: Bytes, path: &Path, fields: &Fields) -> Result<Vec<Problem>, DataError> {
     let path = || path.to_path_buf();
     let not =
         |error: ParquetError| DataError::NotParquet { path: path(), reason: error.to_string() };

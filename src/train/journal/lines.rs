@@ -22,6 +22,8 @@ pub enum Line {
     Step(Step),
     /// Some of a step's answers.
     Samples(Samples),
+    /// Something about the run that its user should see to.
+    Warning(Warning),
     /// Training fell back to its best state.
     Restore(Restore),
     /// The same questions answered before and after.
@@ -76,6 +78,13 @@ pub struct Start {
     pub kl: f64,
     /// Batches of answers the gradient was to be measured on before training.
     pub survey: u64,
+    /// What a row of the gradient graph holds: `whole`, a prompt and an answer, or `shared`, an
+    /// answer behind a prompt that is computed once for all its answers.
+    #[serde(default)]
+    pub layout: String,
+    /// The most positions, padding included, in one pass of the gradient graph.
+    #[serde(default)]
+    pub micro_tokens: u64,
     /// Everything the numbers depend on, by the name of its option; a run resumes only with the
     /// same.
     pub settings: BTreeMap<String, String>,
@@ -226,6 +235,15 @@ pub struct SampledAnswer {
     /// Its advantage over its group; absent if all of the group were worth the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advantage: Option<f64>,
+}
+
+/// Something looks wrong while the run goes on, told once: `{"kind": "warning", ...}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Warning {
+    /// The step it was noticed after.
+    pub step: u64,
+    /// What it is, and what to do.
+    pub text: String,
 }
 
 /// Training collapsed and went back: `{"kind": "restore", ...}`.

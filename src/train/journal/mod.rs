@@ -15,7 +15,7 @@ mod lines;
 
 pub use lines::{
     Answers, Compared, End, Line, Placement, Restore, Resume, SampledAnswer, Samples, Start, Step,
-    Update,
+    Update, Warning,
 };
 
 /// The journal's name in a run folder.

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::mean_gradient::{GradientAverage, MeanGradient};
 use crate::policy::live::Live;
 use crate::train::{
-    TrainError, data::Problem, explore::batch, order::Order, recipe::Recipe, reward::Reward,
-    run::gradient_of, student::Student,
+    TrainError, data::Problem, explore::batch, order::Order, pull::Pull, recipe::Recipe,
+    reward::Reward, student::Student,
 };
 
 /// The stream of scouting answers, apart from those of the training steps.
@@ -61,7 +61,8 @@ pub fn survey(
         answers += groups.iter().map(|g| g.rewards.len()).sum::<usize>();
         worth += groups.iter().flat_map(|g| &g.rewards).sum::<f64>();
         for part in groups.chunks(groups.len().div_ceil(effort.parts.max(1)).max(1)) {
-            if let Some(found) = gradient_of(student, live, &v, part, recipe)? {
+            if let Some(mut pull) = Pull::of(part, student, recipe)? {
+                let found = pull.gradient(student, live, &v)?;
                 average.add(&found.by_mixing.concat())?;
                 estimates += 1;
             }

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::running;
+
 /// Longest accepted reply, in bytes.
 const MAX_REPLY: u64 = 1 << 20;
 /// Replies that are kept unread; a program that writes more has to wait.
@@ -65,6 +67,7 @@ impl Child {
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut process = command.spawn().map_err(failed)?;
+        running::started(&process);
         let (requests, to_send) = channel();
         let (to_receive, replies) = sync_channel(MAX_UNREAD);
         let (stdin, stdout) = (process.stdin.take(), process.stdout.take());
@@ -103,27 +106,23 @@ impl Child {
         self.requests = None;
         let patience = Instant::now() + GRACE;
         loop {
-            match self.process.try_wait() {
+            match running::reap(&mut self.process) {
                 Ok(Some(status)) => return status.to_string(),
                 Ok(None) if Instant::now() < patience => thread::sleep(LOOK),
                 _ => break,
             }
         }
-        self.kill();
-        let status = self.process.wait();
-        status
-            .map_or_else(|error| error.to_string(), |_| "its output closed, then killed".to_owned())
-    }
-
-    /// Kills the process and, where it leads a group of its own, those it started.
-    fn kill(&mut self) {
+        // Where it leads a group of its own, those it started too.
         #[cfg(unix)]
-        if let Some(group) =
-            i32::try_from(self.process.id()).ok().and_then(rustix::process::Pid::from_raw)
-        {
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        }
+        running::kill_group(self.process.id());
         let _ = self.process.kill();
+        loop {
+            match running::reap(&mut self.process) {
+                Ok(Some(_)) => return "its output closed, then killed".to_owned(),
+                Ok(None) => thread::sleep(LOOK),
+                Err(error) => return error.to_string(),
+            }
+        }
     }
 }
 

@@ -13,6 +13,7 @@
 
 mod child;
 mod reply;
+mod running;
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +28,8 @@ use crate::train::data::Problem;
 pub use child::StartError;
 use child::{Child, ReadError};
 use reply::{Reply, ReplyError};
+#[cfg(unix)]
+pub use running::kill_all;
 
 /// Why the program's word cannot be taken.
 #[derive(Debug, thiserror::Error)]
