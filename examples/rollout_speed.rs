@@ -1,6 +1,6 @@
 //! Times rollouts for `benches/peers/rollouts.py`, which times its peers in the same run.
 //!
-//! `rollout_speed MODEL DATA THREADS`, then on standard input one JSON object a line,
+//! `rollout_speed MODEL DATA THREADS [packed]`, the latter with `--pack-weights`, then on standard input one JSON object a line,
 //! `{"prompts": 24, "samples": 8, "tokens": 48, "greedy": false}`. Each is answered with one line: the
 //! seconds it took from the questions' tokens to the answers', how many tokens that were, and which.
 //! No token ends an answer, so every answer has as many as were asked for.
@@ -31,12 +31,14 @@ struct Wanted {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let [model, data, threads] = &arguments[..] else {
-        return Err("give MODEL DATA THREADS".into());
+    let (model, data, threads, packed) = match &arguments[..] {
+        [model, data, threads] => (model, data, threads, false),
+        [model, data, threads, packed] if packed == "packed" => (model, data, threads, true),
+        _ => return Err("give MODEL DATA THREADS [packed]".into()),
     };
     let model = OnnxModel::load(Path::new(model))?;
     let targets = find_targets(&model)?;
-    let options = SessionOptions::cpu(threads.parse()?);
+    let options = SessionOptions::cpu(threads.parse()?).packing(packed);
     let voice = voice_of(&model)?;
     let mut student = Student::load(voice, &model, &targets, &[], Split::Paper, None, options)?;
     let problems = read_problems(Path::new(data), &Fields::default())?;

@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--packed", action="store_true", help="tla with --pack-weights, as the others hold theirs")
     options = parser.parse_args()
     options.run.mkdir(parents=True, exist_ok=True)
     if options.checkpoint is None:
@@ -96,9 +97,10 @@ def main() -> None:
     theirs = built_by_genai(options.genai_python, options.checkpoint, options.run / "genai")
     data = alike(options.data, options.checkpoint, options.run / "problems.jsonl")
     worker = HERE / "generate_worker.py"
+    packed = ["packed"] if options.packed else []
     workers = {
-        "tla, optimum's export": Worker(options.program, options.model, data, options.threads),
-        "tla, genai's export": Worker(options.program, theirs, data, options.threads),
+        "tla, optimum's export": Worker(options.program, options.model, data, options.threads, *packed),
+        "tla, genai's export": Worker(options.program, theirs, data, options.threads, *packed),
         "onnxruntime-genai": Worker(options.genai_python, worker, "genai", theirs, data, options.threads),
         "transformers": Worker(sys.executable, worker, "transformers", options.checkpoint, data,
                                options.threads),

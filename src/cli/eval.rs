@@ -25,7 +25,7 @@ use crate::{
     format::Split,
     model::{OnnxModel, find_targets_by},
     policy::mixed::Mixed,
-    runtime::{SessionOptions, ready},
+    runtime::ready,
     train::{
         TrainError,
         plan::voice_of,
@@ -123,7 +123,7 @@ impl Eval {
 
     fn eval(&self, out: &mut Output) -> Result<Verdict, CliError> {
         let threads = self.threads.count();
-        let provider = self.device.provider()?;
+        let options = self.device.sessions(threads)?;
         let sampling = self.sampling()?;
         let model = OnnxModel::load(&self.model)?;
         let _interrupts = Interrupts::listen()?;
@@ -143,8 +143,7 @@ impl Eval {
             .iter()
             .map(|path| belonging(path, &model, &targets, out))
             .collect::<Result<Vec<Read>, CliError>>()?;
-        ready(provider).map_err(TrainError::from)?;
-        let options = SessionOptions::cpu(threads).on(provider);
+        ready(options.provider).map_err(TrainError::from)?;
         let pace = Pace { rows: self.batch, max_tokens: self.max_tokens };
         let exam = Exam { problems: &problems, reward: &*reward, pace };
 

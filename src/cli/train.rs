@@ -26,7 +26,7 @@ use super::{
 use crate::{
     model::{OnnxModel, find_targets_by},
     report::tensorboard::FOLDER as EVENTS,
-    runtime::{Provider, SessionOptions, ready},
+    runtime::{Provider, ready},
     train::{
         TrainError,
         fit::fit,
@@ -100,7 +100,8 @@ impl Train {
         };
         self.learn.check()?;
         let threads = self.threads.count();
-        let provider = self.device.provider()?;
+        let sessions = self.device.sessions(threads)?;
+        let provider = sessions.provider;
         let model = OnnxModel::load(&self.model)?;
         let targets = find_targets_by(&model, &self.names.naming())?;
         let interrupts = Interrupts::listen()?;
@@ -133,6 +134,7 @@ impl Train {
         let mut reporter = Reporter::new(&folder);
         let mut settings = of_options(&wish, &recipe);
         settings.extend([("provider".to_owned(), provider.name().to_owned())]);
+        settings.extend([("--pack-weights".to_owned(), sessions.packed.to_string())]);
         settings.extend(asked);
         settings.extend(of_files(&model, &files::SIDE_FILES, &plan.base_digest)?);
         let mut folder = match self.resume {
@@ -171,19 +173,10 @@ impl Train {
         let started = std::time::Instant::now();
         let mut teller = Teller::default();
         let fitted = folder.write(&first).map_err(TrainError::from).and_then(|()| {
-            fit(
-                plan,
-                &problems,
-                &*reward,
-                &recipe,
-                SessionOptions::cpu(threads).on(provider),
-                &mut folder,
-                &stop,
-                &mut |event| {
-                    reporter.hear(event);
-                    teller.hear(event);
-                },
-            )
+            fit(plan, &problems, &*reward, &recipe, sessions, &mut folder, &stop, &mut |event| {
+                reporter.hear(event);
+                teller.hear(event);
+            })
         });
         let end = |steps: u64, reason: String| {
             let seconds = started.elapsed().as_secs_f64();

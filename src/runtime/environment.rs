@@ -27,7 +27,7 @@ pub fn ready(provider: Provider) -> Result<(), RuntimeError> {
     match provider {
         Provider::Cpu => Ok(()),
         Provider::Cuda(_) => {
-            let options = SessionOptions { threads: 1, provider };
+            let options = SessionOptions::cpu(1).on(provider);
             RowPicker::load(&[DataType::Float], options).map(drop)
         }
     }

@@ -28,17 +28,25 @@ pub struct SessionOptions {
     pub threads: usize,
     /// Where to run.
     pub provider: Provider,
+    /// Whether a graph for rollouts holds its weights a second time, in the order in which products
+    /// read them. Small models do anyway.
+    pub packed: bool,
 }
 
 impl SessionOptions {
     /// The CPU provider with the given number of threads.
     pub fn cpu(threads: usize) -> Self {
-        Self { threads: threads.max(1), provider: Provider::Cpu }
+        Self { threads: threads.max(1), provider: Provider::Cpu, packed: false }
     }
 
     /// The same threads on another provider.
     pub fn on(self, provider: Provider) -> Self {
         Self { provider, ..self }
+    }
+
+    /// The same with weights packed for rollouts, or not.
+    pub fn packing(self, packed: bool) -> Self {
+        Self { packed, ..self }
     }
 }
 
@@ -74,7 +82,7 @@ impl Session {
         let builder = OrtSession::builder(&loaded.environment).map_err(refused)?;
         let (mut lean, lent) = weights::lend(model)?;
         transposed::flag(&mut lean, provider);
-        let packed = has_blocks(&lean) || weights::bytes(&lent) <= SMALL;
+        let packed = options.packed || has_blocks(&lean) || weights::bytes(&lent) <= SMALL;
         let builder = configured(builder, path, options, packed).map_err(|e| refused(e.into()))?;
         let mut builder = provider.register(builder, &loaded.library)?;
         weights::give(&mut builder, &lent, provider).map_err(refused)?;
@@ -202,7 +210,7 @@ fn has_blocks(model: &ModelProto) -> bool {
 }
 
 /// Packing makes a second copy of every matrix, so it is for small models, which it makes faster,
-/// and for matrices that are useless without.
+/// for matrices that are useless without, and for whom speed is worth the memory.
 #[expect(clippy::result_large_err, reason = "ort's error hands the builder back")]
 fn configured(
     builder: SessionBuilder,

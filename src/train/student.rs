@@ -58,8 +58,11 @@ impl Student {
         options: SessionOptions,
     ) -> Result<Self, TrainError> {
         let grafted = graft(model, targets, frozen, split)?;
+        // Backward products read the weights in another order than forward ones: one packed copy would
+        // not do for both.
+        let unpacked = options.packing(false);
         let gradient = lessons
-            .map(|lessons| differentiated(&grafted, &model.path, frozen, lessons, options))
+            .map(|lessons| differentiated(&grafted, &model.path, frozen, lessons, unpacked))
             .transpose()?;
         let graph = CausalGraph::load(&for_rollouts(grafted)?, &model.path, options)?;
         Ok(Self { voice, graph, gradient })
