@@ -5,8 +5,8 @@ import statistics
 from html import escape
 from typing import NamedTuple
 
-WIDTH, HEIGHT = 760, 430
-LEFT, RIGHT, TOP, BOTTOM = 64, 236, 24, 56
+WIDTH, HEIGHT = 860, 430
+LEFT, RIGHT, TOP, BOTTOM = 64, 336, 24, 56
 COLOURS = {"grpo own": "#1f6fb4", "sft own": "#c2571a", "sft other": "#6b3fa0"}
 
 
