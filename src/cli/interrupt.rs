@@ -1,24 +1,51 @@
-//! Ctrl-C and SIGTERM: the first asks the run to stop where it can go on, the second ends it.
-
-use std::{
-    io,
-    sync::{Arc, atomic::AtomicBool},
-};
-
-use signal_hook::{
-    consts::{SIGINT, SIGTERM},
-    flag,
-};
+//! Ctrl-C and SIGTERM. Of a run the first asks to stop where it can go on, and the second ends it; what
+//! writes a model is ended by the first, and removes what it had not yet put in its place.
 
 use super::CliError;
+#[cfg(unix)]
+use crate::model::temporary;
+#[cfg(any(unix, feature = "train"))]
+use signal_hook::consts::{SIGINT, SIGTERM};
+#[cfg(feature = "train")]
+use signal_hook::flag;
+#[cfg(unix)]
+use signal_hook::iterator::Signals;
+#[cfg(feature = "train")]
+use std::io;
+#[cfg(feature = "train")]
+use std::sync::{Arc, atomic::AtomicBool};
 
-/// The exit status of an interrupted run, as a shell gives it for a program that Ctrl-C ended.
+/// The exit status of what was interrupted, as a shell gives it for a program that Ctrl-C ended.
 pub const INTERRUPTED: u8 = 130;
+
+/// From now on a signal ends the program once its temporary files and folders are removed.
+///
+/// # Errors
+/// If the system lets nobody listen.
+#[cfg(unix)]
+pub fn remove_temporary() -> Result<(), CliError> {
+    temporary::note();
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(CliError::Signals)?;
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            let _nothing_is_made = temporary::remove_all();
+            std::process::exit(INTERRUPTED.into());
+        }
+    });
+    Ok(())
+}
+
+/// Elsewhere they stay.
+#[cfg(not(unix))]
+pub fn remove_temporary() -> Result<(), CliError> {
+    Ok(())
+}
 
 /// A flag that the first signal sets; the second ends the process at once.
 ///
 /// # Errors
 /// If the system lets nobody listen.
+#[cfg(feature = "train")]
 pub fn stop_flag() -> Result<Arc<AtomicBool>, CliError> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
@@ -33,9 +60,9 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>, CliError> {
 }
 
 /// A step may take minutes, so whoever interrupts it is told at once what happens.
-#[cfg(unix)]
+#[cfg(all(unix, feature = "train"))]
 fn answer() -> io::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
         if signals.forever().next().is_some() {
             super::output::to_stderr(
@@ -46,7 +73,7 @@ fn answer() -> io::Result<()> {
     Ok(())
 }
 
-#[cfg(not(unix))]
+#[cfg(all(not(unix), feature = "train"))]
 fn answer() -> io::Result<()> {
     Ok(())
 }
