@@ -17,7 +17,7 @@ use tla::{
 };
 
 const OPTIONS: SessionOptions =
-    SessionOptions { threads: 1, provider: tla::runtime::Provider::Cpu };
+    SessionOptions { threads: 1, provider: tla::runtime::Provider::Cpu, packed: false };
 /// Rows and tokens of the two runs that shapes are measured in.
 const SIZES: [[usize; 2]; 2] = [[2, 5], [3, 7]];
 
