@@ -22,6 +22,7 @@ mod files;
 mod graft;
 mod import;
 mod inspect;
+#[cfg(feature = "train")]
 mod interrupt;
 #[cfg(feature = "train")]
 mod learn_options;
@@ -46,7 +47,6 @@ mod show;
 mod sign;
 mod signature;
 mod sum;
-mod survived;
 mod threads;
 #[cfg(feature = "train")]
 mod train;

@@ -10,7 +10,6 @@ use super::{
     Edit, GraftError, Patch, SurgeryError, VALUES,
     fans::fans,
     lowrank::{LowRank, first_site},
-    patch_check::check_base,
     rebuild::{basis_of, selected, selection},
     refuse_grafted,
     values::mixing_of_all,
@@ -61,7 +60,6 @@ pub fn graft(
 ) -> Result<Grafted, SurgeryError> {
     refuse_grafted(model.graph())?;
     refuse_old(model)?;
-    check_base(model)?;
     let selection = selection(targets, header, v)?;
     let rank = selection.geometry().rank;
     let mut patch = Patch::default();
