@@ -1,11 +1,11 @@
 //! A graph that shows the tensors on a path, so that their shapes can be measured.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{Path, index::Index, shapes::Measured};
 use crate::model::{
     node::{ints_attribute, untyped_value},
-    proto::{GraphProto, ModelProto, tensor_proto::DataType},
+    proto::{GraphProto, ModelProto, NodeProto, tensor_proto::DataType},
 };
 
 /// The tensors whose shape a differentiation along `path` may ask for, each once, in graph order.
@@ -25,19 +25,22 @@ pub fn tensors(graph: &GraphProto, path: &Path) -> Vec<String> {
     names
 }
 
-/// What the graph itself says of `name`, if that is a transposed weight. As an output of the probe it
-/// would be a copy of the weight.
-pub fn transposed_weight(graph: &GraphProto, name: &str) -> Option<Measured> {
-    let made = graph.node.iter().find(|n| n.output.iter().any(|output| output == name))?;
-    let stored = made.input.first().filter(|_| made.op_type() == "Transpose")?;
-    let weight = graph.initializer.iter().find(|t| t.name() == stored)?;
-    let kind = DataType::try_from(weight.data_type()).ok()?;
-    let dim = |axis: &i64| weight.dims.get(usize::try_from(*axis).ok()?).copied();
-    let dims: Vec<i64> = match ints_attribute(made, "perm") {
-        Some(order) => order.iter().map(dim).collect::<Option<_>>()?,
-        None => weight.dims.iter().rev().copied().collect(),
+/// Transposed weights, of which the graph itself says what they look like. As an output of the probe
+/// each would be a copy of the weight.
+pub fn transposed_weights(graph: &GraphProto) -> HashMap<&str, Measured> {
+    let weights: HashMap<&str, _> = graph.initializer.iter().map(|t| (t.name(), t)).collect();
+    let shown = |made: &NodeProto| {
+        let weight = weights.get(made.input.first()?.as_str())?;
+        let kind = DataType::try_from(weight.data_type()).ok()?;
+        let dim = |axis: &i64| weight.dims.get(usize::try_from(*axis).ok()?).copied();
+        let dims: Vec<i64> = match ints_attribute(made, "perm") {
+            Some(order) => order.iter().map(dim).collect::<Option<_>>()?,
+            None => weight.dims.iter().rev().copied().collect(),
+        };
+        Some(Measured::constant(kind, &dims))
     };
-    Some(Measured::constant(kind, &dims))
+    let transposes = graph.node.iter().filter(|n| n.op_type() == "Transpose");
+    transposes.filter_map(|n| Some((n.output.first()?.as_str(), shown(n)?))).collect()
 }
 
 /// `model` with every tensor of [`tensors`] as an output, in that order, and no other.

@@ -39,11 +39,6 @@ impl Cache {
         Self { values, filled: Some(0) }
     }
 
-    /// Whether the values are buffers that a run writes to.
-    pub(super) fn in_place(&self) -> bool {
-        self.filled.is_some()
-    }
-
     /// Sees to it that buffers have room for `total` tokens, all of which the next run fills.
     pub(super) fn fill(&mut self, total: usize) -> Result<(), RuntimeError> {
         let Some(filled) = self.filled else { return Ok(()) };

@@ -229,7 +229,7 @@ impl CausalGraph {
         feeds.extend_from_slice(extra);
         let logits = self.logits;
         let own = |what: &str| RuntimeError::NotCausal { what: format!("own output for {what}") };
-        if cache.in_place() {
+        if cache.filled().is_some() {
             cache.fill(rows.mask.len() / rows.batch.max(1))?;
             let places = self.interface.cache_names().zip(&mut cache.values);
             let outputs = self.session.run_in_place(&feeds, places)?;

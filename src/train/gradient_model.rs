@@ -176,15 +176,12 @@ fn shapes_of(
     };
     let [small, large] = sizes.map(read);
     let graph = model.graph.as_ref().ok_or(TrainError::NoGraph)?;
-    let said: Vec<_> = names
-        .iter()
-        .filter_map(|name| Some((name.clone(), probe::transposed_weight(graph, name)?)))
-        .collect();
-    let asked: Vec<String> =
-        names.iter().filter(|name| said.iter().all(|(known, _)| known != *name)).cloned().collect();
+    let said = probe::transposed_weights(graph);
+    let known = |name: &&String| said.contains_key(name.as_str());
+    let asked: Vec<String> = names.iter().filter(|name| !known(name)).cloned().collect();
     let probe = probe::graph(model, &asked);
     let mut shapes = measure(&probe, path, &asked, [&small, &large], options)?;
-    said.into_iter().for_each(|(name, measured)| shapes.insert(&name, measured));
+    said.into_iter().for_each(|(name, measured)| shapes.insert(name, measured));
     Ok(shapes)
 }
 
