@@ -106,12 +106,13 @@ fn shapes_that_overflow_and_names_that_are_taken_are_refused() {
 fn a_graph_that_leads_round_is_not_written() {
     let place = Place::new();
     // A product reads what is made of it.
+    let words = ["leads round", "q_proj/MatMul", "logits", "export it again"];
     spoil(&place, |graph| {
         let is_first = |name: &str| name == "/model/layers.0/self_attn/q_proj/MatMul";
         let first = graph.node.iter().position(|n| is_first(n.name())).unwrap();
         graph.node[first].input[0] = "logits".into();
     });
-    not_written(&place, &["logits"]);
+    refused(&place, &words);
     // Weights behind Identities that lead round.
     spoil(&place, |graph| {
         let name = |name: &str, of: &str| tla::model::node::node("Identity", name, &[of], &[name]);
@@ -120,7 +121,18 @@ fn a_graph_that_leads_round_is_not_written() {
         let first = graph.node.iter_mut().find(|n| is_first(n.name())).unwrap();
         first.input[1] = "one".into();
     });
-    not_written(&place, &[]);
+    refused(&place, &["leads round", "export it again"]);
+}
+
+#[test]
+fn nodes_in_another_order_than_they_compute_are_told_in_words_for_a_user() {
+    let place = Place::new();
+    spoil(&place, |graph| graph.node.rotate_left(1));
+    assert_eq!(place.run("inspect bad.onnx").code, Some(0));
+    not_written(&place, &["are not in the order in which they compute", "Sort them topologically"]);
+    // What nobody makes no order helps.
+    spoil(&place, |graph| graph.node[0].input[0] = "nobody's".into());
+    not_written(&place, &["nobody's", "export the model again"]);
 }
 
 #[test]
@@ -155,12 +167,13 @@ fn where_the_disk_is_full_nothing_is_left_half_written() {
             fs::copy(entry.path(), place.path(to).join(entry.file_name())).unwrap();
         }
     }
+    assert_eq!(place.run("graft model a.tla -o there/").code, Some(0));
     let lora = "export a.tla --to peft --model model -o lora";
     let all = [
         // With room for tokenizer and graph, not for the weights.
         (100, "merge model a.tla -o out.onnx"),
         (100, "merge model a.tla -o out/"),
-        (100, "merge model a.tla -o other/"),
+        (100, "merge model a.tla -o there/"),
         (100, "merge data a.tla -o out/"),
         (100, "merge checkpoint a.tla -o out.safetensors"),
         (100, "graft model a.tla -o out.onnx"),

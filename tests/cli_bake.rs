@@ -107,6 +107,18 @@ fn integers_are_grafted_or_baked_on_a_grid_of_their_own() {
     let lost = place.run("bake int4 b.tla -o lost --json").json(1);
     assert_eq!(lost["output"], Value::Null);
     assert!(!place.path("lost").exists());
+    let said = |args: &str| place.run(args).stderr;
+    for args in ["bake int4 b.tla -o lost", "merge int4 b.tla -o lost/"] {
+        let said = said(args);
+        for words in ["`tla graft` or `tla bake --graft`", "`tla bake --requantise`", "--force"] {
+            assert!(said.contains(words), "{args}: {said}");
+        }
+        assert!(!said.contains("larger update"), "{args}: integers end with their grid: {said}");
+    }
+    place.write("least.json", json!({"v": vec![1e-6; 13], "scalar": "f32"}).to_string());
+    assert_eq!(place.run("pack least.json --model int4 -o least.tla").code, Some(0));
+    let fitted = said("bake int4 least.tla -o lost --requantise");
+    assert!(fitted.contains("--graft") && !fitted.contains("--requantise"), "{fitted}");
     let fitted = place.run("bake int4 b.tla -o fitted --requantise --force --json").json(0);
     assert_eq!(manifest(&place, "fitted")["requantised"], json!(true));
     assert!(fitted["survival"].as_f64() > lost["survival"].as_f64());
@@ -115,6 +127,48 @@ fn integers_are_grafted_or_baked_on_a_grid_of_their_own() {
         assert!(place.path(folder).join("genai_config.json").exists());
         assert!(place.path(folder).join("model.onnx.data").exists());
         assert_eq!(place.run(&format!("verify {folder}")).code, Some(0));
+    }
+}
+
+#[test]
+fn a_small_update_of_floats_may_be_grafted_or_made_larger() {
+    let place = Place::new();
+    fixture(&place, "optimum-fp16/qwen2-tied", "half");
+    place.write("least.json", json!({"v": vec![1e-6; 13], "scalar": "f32"}).to_string());
+    assert_eq!(place.run("pack least.json --model half -o least.tla").code, Some(0));
+    for args in ["merge half least.tla -o out/", "bake half least.tla -o out"] {
+        let done = place.run(args);
+        assert_eq!(done.code, Some(1), "{args}: {}", done.stderr);
+        for words in ["`tla graft`", "train a larger update", "--force"] {
+            assert!(done.stderr.contains(words), "{args}: {}", done.stderr);
+        }
+        assert!(!done.stderr.contains("--requantise"), "{args}: {}", done.stderr);
+    }
+}
+
+#[test]
+fn where_nothing_is_to_be_merged_that_is_said() {
+    let place = Place::new();
+    for args in ["merge model a.tla:0 -o out.onnx", "bake model a.tla:0 -o out"] {
+        let done = place.run(args);
+        assert_eq!(done.code, Some(0), "{args}: {}", done.stderr);
+        assert!(done.stderr.contains("the update is zero"), "{args}: {}", done.stderr);
+        assert!(done.stdout.contains("nothing was to be merged"), "{args}: {}", done.stdout);
+        assert!(!done.stdout.contains("survives"), "{args}: {}", done.stdout);
+    }
+    assert!(!place.run("merge model a.tla -o out.onnx").stderr.contains("zero"));
+}
+
+#[test]
+fn the_head_is_of_no_layer() {
+    let place = Place::new();
+    place.write("head.json", json!({"v": vec![0.5; 13], "roles": ["q", "lm_head"]}).to_string());
+    assert_eq!(place.run("pack head.json --model other -o head.tla").code, Some(0));
+    for args in ["inspect other", "inspect other --bases 2", "merge other head.tla -o out.onnx"] {
+        let done = place.run(args);
+        assert_eq!(done.code, Some(0), "{args}: {}", done.stderr);
+        assert!(done.stdout.contains(" head  lm_head"), "{args}: {}", done.stdout);
+        assert!(!done.stdout.contains("65535"), "{args}: {}", done.stdout);
     }
 }
 

@@ -175,8 +175,9 @@ fn what_merge_writes_verifies_and_one_changed_bit_does_not() {
 fn a_folder_gets_the_model_and_what_belongs_beside_it() {
     let place = Place::new();
     fs::create_dir(place.path("there")).unwrap();
-    place.write("there/config.json", "old");
     place.write("there/notes.txt", "mine");
+    fs::create_dir(place.path("taken")).unwrap();
+    place.write("taken/config.json", "another's");
     place.write("model/secret.key", "not to be copied");
     for (out, more) in [("new/", 0), ("there", 1)] {
         assert_eq!(place.run(&format!("merge model a.tla -o {out}")).code, Some(0));
@@ -190,6 +191,8 @@ fn a_folder_gets_the_model_and_what_belongs_beside_it() {
         assert_eq!(place.run(&verify).code, Some(0));
     }
     assert_eq!(place.read("there/notes.txt"), b"mine");
+    assert_eq!(place.run("merge model a.tla -o taken/").code, Some(2));
+    assert_eq!(place.read("taken/config.json"), b"another's");
 }
 
 #[test]

@@ -44,6 +44,24 @@ fn the_default_is_the_adapter_and_the_report_names_input_and_modules() {
     assert!(told.code == Some(0) && told.stdout.contains("tla_v"), "{}", told.stdout);
 }
 
+/// As `tla graft --help` says: a layer of seven modules reads four values.
+#[test]
+fn a_graft_adds_as_many_operators_as_are_promised() {
+    let place = Place::new();
+    let half = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures/exports/optimum-fp16/qwen2-tied/model.onnx");
+    fs::copy(half, place.path("half.onnx")).unwrap();
+    // This one multiplies o in 32 bits, all others in 16.
+    let of_half = (3 * 3 + 6 * 3) + (2 + 2);
+    for (model, of_layer) in [("model/model.onnx", 4 * 2 + 7 * 2), ("half.onnx", of_half)] {
+        let done = place.run(&format!("graft {model} --recipe v.json -o out.onnx"));
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        let nodes = |name: &str| proto(&place, name).graph.unwrap().node.len();
+        // And once for all layers M of all modules, from the values.
+        assert_eq!(nodes("out.onnx") - nodes(model), 2 * of_layer + 3, "{model}");
+    }
+}
+
 #[test]
 fn a_recipe_without_values_grafts_the_base_and_one_with_them_what_pack_would_store() {
     let place = Place::new();

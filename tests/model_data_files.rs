@@ -15,6 +15,48 @@ use tla::{
     surgery::{Addend, OnnxMerge, SurgeryError, verify_merged},
 };
 
+/// The cache of the hub keeps files under their digests and links to them from snapshots.
+#[cfg(unix)]
+#[test]
+fn data_files_in_the_blobs_of_a_hub_cache_are_followed_and_no_others() {
+    use std::{os::unix::fs::symlink, path::Path};
+    let root = TempDir::new().unwrap();
+    let export =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/exports/genai-fp32-cpu/qwen2-tied");
+    let linked = |repository: &str, snapshots: &str, blobs: &str, below: &str| {
+        let repository = root.path().join(repository);
+        let folder = repository.join(snapshots).join("0123").join(below);
+        let up = if below.is_empty() { "../.." } else { "../../.." };
+        fs::create_dir_all(&folder).unwrap();
+        fs::create_dir_all(repository.join(blobs)).unwrap();
+        for (name, blob) in [("model.onnx", "b0"), ("model.onnx.data", "b1")] {
+            fs::copy(export.join(name), repository.join(blobs).join(blob)).unwrap();
+            symlink(Path::new(up).join(blobs).join(blob), folder.join(name)).unwrap();
+        }
+        OnnxModel::load(&folder.join("model.onnx"))
+    };
+    for (repository, below) in [("models--a--b", ""), ("models--b--c", "onnx")] {
+        let model = linked(repository, "snapshots", "blobs", below).unwrap();
+        let targets = find_targets(&model).unwrap();
+        assert!(model.weight(&targets.targets[0]).is_ok());
+        let out = root.path().join(format!("{repository}.out"));
+        fs::create_dir(&out).unwrap();
+        write_model(&model, &model.proto, &out.join("model.onnx")).unwrap();
+        for name in ["model.onnx", "model.onnx.data"] {
+            assert!(fs::read(out.join(name)).unwrap() == fs::read(export.join(name)).unwrap());
+        }
+    }
+    for (repository, snapshots, blobs) in [
+        ("a", "snapshots", "blobs"),
+        ("models--c", "revisions", "blobs"),
+        ("models--d", "snapshots", "private"),
+        ("models--e", "snapshots", "blobs/deeper"),
+    ] {
+        let refused = linked(repository, snapshots, blobs, "").unwrap_err();
+        assert!(matches!(refused, ModelError::ExternalEscapes { .. }), "{refused}");
+    }
+}
+
 const SIZE: usize = 6;
 const BYTES: usize = 4 * SIZE * SIZE;
 

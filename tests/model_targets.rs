@@ -4,7 +4,10 @@
 use std::path::{Path, PathBuf};
 use tla::{
     format::{ModuleId, Role},
-    model::{Kind, ModelError, OnnxModel, base_digest, f32_tensor, find_targets, proto, summarize},
+    model::{
+        Kind, ModelError, Naming, OnnxModel, base_digest, f32_tensor, find_targets,
+        find_targets_by, proto, summarize,
+    },
 };
 
 const ROLES: [Role; 7] = [Role::Q, Role::K, Role::V, Role::O, Role::Gate, Role::Up, Role::Down];
@@ -213,6 +216,72 @@ fn an_integer_weight_without_a_scale_is_skipped_and_says_so() {
     });
     let skipped = find_targets(&model).unwrap().skipped;
     assert!(skipped[0].name == Q0 && skipped[0].reason.contains("int32"), "{skipped:?}");
+}
+
+/// The reason why the query of layer 0 is left out, and what a rule that names it is told.
+fn left_out(change: impl Fn(&mut proto::GraphProto)) -> [String; 2] {
+    let model = changed("qwen2-tied", change);
+    let skipped = find_targets(&model).unwrap().skipped;
+    let reason = skipped.iter().find(|s| s.name == Q0).map(|s| s.reason.clone());
+    let naming = Naming::new(vec![format!("{Q0}=q").parse().unwrap()]);
+    let refused = find_targets_by(&model, &naming).unwrap_err();
+    assert!(matches!(refused, ModelError::NamedInVain { .. }), "{refused}");
+    [reason.unwrap_or_default(), refused.to_string()]
+}
+
+#[test]
+fn a_layer_in_a_form_that_is_not_followed_is_named_with_its_reason() {
+    let of_einsum = left_out(|graph| {
+        let query = node(graph, Q0);
+        query.op_type = Some("Einsum".into());
+        query.attribute.push(proto::AttributeProto {
+            name: Some("equation".into()),
+            s: Some(b"bsh,ho->bso".to_vec()),
+            r#type: Some(proto::attribute_proto::AttributeType::String as i32),
+            ..Default::default()
+        });
+    });
+    let of_function = left_out(|graph| {
+        let query = node(graph, Q0);
+        (query.op_type, query.domain) = (Some("Linear".into()), Some("local".into()));
+    });
+    let of_constant = left_out(|graph| {
+        let name = node(graph, Q0).input[1].clone();
+        let place = graph.initializer.iter().position(|t| t.name() == name).unwrap();
+        let tensor = graph.initializer.remove(place);
+        let mut constant = op("Constant", "", &name);
+        constant.input.clear();
+        constant.attribute.push(proto::AttributeProto {
+            name: Some("value".into()),
+            t: Some(tensor),
+            r#type: Some(proto::attribute_proto::AttributeType::Tensor as i32),
+            ..Default::default()
+        });
+        graph.node.insert(0, constant);
+    });
+    for (told, words) in [
+        (of_einsum, "operator Einsum is not adapted"),
+        (of_function, "Linear of \"local\" is a function"),
+        (of_constant, "comes out of Constant"),
+    ] {
+        let [reason, refused] = told;
+        assert!(reason.contains(words), "{reason}");
+        assert!(refused.contains(words) && refused.contains(Q0), "{refused}");
+    }
+}
+
+#[test]
+fn an_operator_beside_the_product_of_its_module_is_not_told_of() {
+    let model = changed("qwen2-tied", |graph| {
+        let mut rounded = op("Rounding", "", "rounded");
+        rounded.input = vec![std::mem::replace(&mut node(graph, Q0).input[0], "rounded".into())];
+        rounded.name = Some(Q0.replace("MatMul", "Rounding"));
+        rounded.domain = Some("local".into());
+        let place = graph.node.iter().position(|n| n.name() == Q0).unwrap();
+        graph.node.insert(place, rounded);
+    });
+    let targets = find_targets(&model).unwrap();
+    assert_eq!((targets.targets.len(), targets.skipped), (15, Vec::new()));
 }
 
 #[test]

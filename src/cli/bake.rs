@@ -4,12 +4,13 @@ use super::{
     CliError, Output, Verdict,
     base::Base,
     destination::Destination,
-    files::{self, FileError},
+    files::{self, FileError, NewFolder},
+    interrupt,
     manifest::{self, Ingredient, Manifest},
-    merge::Percent,
     names::Names,
     output::hex,
     sum::{Integers, Sum},
+    survived::{self, Left, ModuleLine, Percent},
     threads::Threads,
 };
 use crate::{
@@ -17,7 +18,11 @@ use crate::{
     surgery::{SurgeryError, Survival, graft},
 };
 use serde::Serialize;
-use std::{ffi::OsString, fmt, fs, path::PathBuf};
+use std::{
+    ffi::OsString,
+    fmt, fs,
+    path::{Path, PathBuf},
+};
 
 /// Make a folder that is ready to deploy: the model with the adapter in it, and all beside it
 ///
@@ -72,14 +77,19 @@ impl Bake {
                 self.output.display()
             ));
         }
-        // A path that ends in a separator is a folder, whatever its name.
-        let destination = Destination::new(&self.output.join(""), &base.model)?;
-        destination.check(&base.model, &[])?;
+        if !files::folder(&self.output).is_dir() {
+            return Err(FileError::NoFolder { path: self.output.clone() }.into());
+        }
         let base_digest = match sum.check_base(&base, &self.model, &self.threads)? {
             Some(found) => Some(found),
             None => base.digest_if_any(&self.threads)?,
         };
-        let created = destination.open()?;
+        interrupt::remove_temporary()?;
+        let folder = NewFolder::new(&self.output)?;
+        // A path that ends in a separator is a folder, whatever its name.
+        let destination = Destination::new(&folder.path().join(""), &base.model)?;
+        destination.check(&base.model, &[])?;
+        destination.open()?.keep();
         let survival = match self.graft {
             true => self.grafted(&sum, &base, &destination)?,
             false => {
@@ -91,20 +101,24 @@ impl Bake {
                 let (staged, survival) =
                     sum.merged(&factors, &base, &destination, integers, &self.threads)?;
                 if survival.lost_most() && !self.force {
-                    return lost(&survival, out);
+                    return self.lost(&survival, &base, out);
                 }
                 staged.place()?;
                 Some(survival)
             }
         };
-        let manifest = self.manifest(&sum, base_digest, survival.as_ref())?;
-        manifest.write(&self.output)?;
-        created.keep();
+        let manifest = self.manifest(folder.path(), &sum, base_digest, survival.as_ref())?;
+        manifest.write(folder.path())?;
+        folder.place()?;
+        if survival.as_ref().is_some_and(Survival::is_of_nothing) {
+            out.say("the update is zero, so nothing was to be merged.");
+        }
         out.report(&Report {
             output: Some(self.output.display().to_string()),
             method: if self.graft { "graft" } else { "merge" },
             survival: survival.as_ref().map(Survival::fraction),
-            modules: survival.iter().flat_map(lines).collect(),
+            modules: survival.as_ref().map(survived::lines).unwrap_or_default(),
+            nothing: survival.as_ref().is_some_and(Survival::is_of_nothing),
             files: manifest.files.len(),
         })?;
         Ok(Verdict::Yes)
@@ -142,6 +156,7 @@ impl Bake {
 
     fn manifest(
         &self,
+        folder: &Path,
         sum: &Sum,
         base_digest: Option<[u8; 32]>,
         survival: Option<&Survival>,
@@ -157,29 +172,31 @@ impl Bake {
             base_digest: base_digest.map(|digest| hex(&digest)),
             adapters: adapters.collect(),
             survival: survival.map(Survival::fraction),
-            files: manifest::entries(&self.output)?,
+            files: manifest::entries(folder)?,
         })
     }
-}
 
-fn lost(survival: &Survival, out: &mut Output) -> Result<Verdict, CliError> {
-    let left = Percent(survival.fraction());
-    out.say(format_args!(
-        "only {left} of the update survives the rounding, so nothing was written. Keep all of it with \
-         --graft, train a larger update, or write it anyway with --force."
-    ));
-    let modules = lines(survival).collect();
-    let survival = Some(survival.fraction());
-    out.report(&Report { output: None, method: "merge", survival, modules, files: 0 })?;
-    Ok(Verdict::No)
-}
-
-fn lines(survival: &Survival) -> impl Iterator<Item = ModuleLine> {
-    survival.modules.iter().map(|m| ModuleLine {
-        layer: m.module.layer,
-        role: m.module.role.name(),
-        survival: m.fraction(),
-    })
+    fn lost(
+        &self,
+        survival: &Survival,
+        base: &Base,
+        out: &mut Output,
+    ) -> Result<Verdict, CliError> {
+        out.say(format_args!(
+            "only {} of the update survives the rounding, so nothing was written. {}.",
+            Percent(survival.fraction()),
+            survived::remedy(base, self.requantise)
+        ));
+        out.report(&Report {
+            output: None,
+            method: "merge",
+            survival: Some(survival.fraction()),
+            modules: survived::lines(survival),
+            nothing: false,
+            files: 0,
+        })?;
+        Ok(Verdict::No)
+    }
 }
 
 /// The line of JSON.
@@ -195,35 +212,19 @@ struct Report {
     modules: Vec<ModuleLine>,
     /// Files but the manifest.
     files: usize,
-}
-
-#[derive(Serialize)]
-struct ModuleLine {
-    layer: u16,
-    role: &'static str,
-    survival: f64,
+    #[serde(skip)]
+    nothing: bool,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { output, files, modules, .. } = self;
-        match (output, self.survival.map(Percent)) {
-            (None, left) => {
-                let left = left.unwrap_or(Percent(0.0));
-                writeln!(
-                    f,
-                    "not written: {left} of the update survives in {} modules",
-                    modules.len()
-                )
-            }
+        let Self { output, survival, modules, files, nothing, .. } = self;
+        let left = |fraction: f64| Left { fraction, modules: modules.len(), nothing: *nothing };
+        match (output, survival.map(left)) {
+            (None, Some(left)) => writeln!(f, "not written: {left}"),
+            (None, None) => writeln!(f, "not written"),
             (Some(output), None) => writeln!(f, "{output}: {files} files, the model grafted"),
-            (Some(output), Some(left)) => {
-                let modules = modules.len();
-                writeln!(
-                    f,
-                    "{output}: {files} files, {left} of the update survives in {modules} modules"
-                )
-            }
+            (Some(output), Some(left)) => writeln!(f, "{output}: {files} files, {left}"),
         }
     }
 }

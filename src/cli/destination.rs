@@ -3,11 +3,12 @@
 use super::{
     CliError,
     files::{self, FileError},
+    manifest,
 };
 use crate::{
     model::{
-        Checkpoint, Container, Contents, Model, OnnxModel, Staged, Untouched, proto::ModelProto,
-        stage_model,
+        Checkpoint, Container, Contents, GRAPHS, Model, OnnxModel, Staged, Untouched,
+        proto::ModelProto, stage_model, temporary,
     },
     surgery::CheckpointMerge,
 };
@@ -70,6 +71,10 @@ impl Destination {
         let mut places = self.weights(model)?;
         let check = |path: &PathBuf| files::check_output(path, inputs);
         let Some(folder) = &self.folder else { return places.iter().try_for_each(check) };
+        let home = model.container().home();
+        for name in files::SIDE_FILES {
+            files::side_file(&home, name)?;
+        }
         if !folder.exists() {
             return match files::folder(folder).is_dir() {
                 true => Ok(()),
@@ -78,11 +83,20 @@ impl Destination {
         }
         if let Model::Safetensors(checkpoint) = model {
             places.extend(checkpoint.index().map(|_| self.index()));
-            refuse_other_models(folder, &places)?;
         }
         // A folder that the layout asks for is made with the files.
         places.iter().filter(|place| files::folder(place).exists()).try_for_each(check)?;
-        files::SIDE_FILES.iter().try_for_each(|name| files::check_output(&folder.join(name), &[]))
+        files::SIDE_FILES
+            .iter()
+            .try_for_each(|name| files::check_output(&folder.join(name), &[]))?;
+        let own = fs::canonicalize(&home).ok() == fs::canonicalize(folder).ok();
+        if !own || matches!(model, Model::Safetensors(_)) {
+            refuse_other_models(folder, &places)?;
+        }
+        match own {
+            true => Ok(()),
+            false => refuse_other_side_files(folder, &home),
+        }
     }
 
     /// The folder as a place to write in; made if it is not there.
@@ -149,26 +163,50 @@ impl Destination {
         };
         let mut staged = Staged::default();
         for name in files::SIDE_FILES {
-            let (source, place) = (from.join(name), to.join(name));
-            if !source.is_file() {
-                continue;
+            if let Some(mut file) = files::side_file(from, name)? {
+                staged.copy(&mut file, to.join(name))?;
             }
-            let mut file =
-                fs::File::open(&source).map_err(|e| FileError::io("read", &source, e))?;
-            staged.copy(&mut file, place)?;
         }
         Ok(staged)
     }
 }
 
-/// Some programs load `model.onnx` first, or every checkpoint file that is there.
+/// Some programs load `model.onnx` first, or every checkpoint file that is there, or what lies in the
+/// folder of transformers.js.
 fn refuse_other_models(folder: &Path, places: &[PathBuf]) -> Result<(), FileError> {
-    let failed = |e| FileError::io("read", folder, e);
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        let model = Checkpoint::is_named(&path) || path.ends_with("model.onnx");
-        if model && !places.contains(&path) {
-            return Err(FileError::TakenFor { path });
+    let graph = |path: &Path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
+    let below = folder.join(GRAPHS);
+    // Of the graphs in that folder each is loaded by its name.
+    let mut folders = vec![folder];
+    if below.is_dir() && !places.iter().any(|place| place.starts_with(&below)) {
+        folders.push(&below);
+    }
+    for folder in folders {
+        let failed = |e| FileError::io("read", folder, e);
+        for entry in fs::read_dir(folder).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let model = path.is_file() && (Checkpoint::is_named(&path) || graph(&path));
+            if model && !places.contains(&path) {
+                return Err(FileError::TakenFor { path });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What was written with another model is not replaced, and a list of files or a configuration that
+/// names another does not stay.
+fn refuse_other_side_files(folder: &Path, home: &Path) -> Result<(), FileError> {
+    for name in files::SIDE_FILES.into_iter().chain([manifest::NAME]) {
+        let path = folder.join(name);
+        let Some(mut there) = files::side_file(folder, name)? else { continue };
+        let failed = |e| FileError::io("read", &path, e);
+        let stays = match files::side_file(home, name)?.filter(|_| name != manifest::NAME) {
+            Some(mut new) => files::same_contents(&mut there, &mut new).map_err(failed)?,
+            None => ![files::GENAI_CONFIG, manifest::NAME].contains(&name),
+        };
+        if !stays {
+            return Err(FileError::OfAnother { path });
         }
     }
     Ok(())
@@ -180,7 +218,7 @@ pub struct Created(Vec<PathBuf>);
 impl Created {
     fn folder(&mut self, path: &Path) -> Result<(), FileError> {
         if !path.is_dir() {
-            fs::create_dir(path).map_err(|e| FileError::io("write", path, e))?;
+            temporary::empty_folder(path).map_err(|e| FileError::io("write", path, e))?;
             self.0.push(path.into());
         }
         Ok(())

@@ -142,8 +142,7 @@ pub enum CliError {
     #[cfg(feature = "train")]
     #[error(transparent)]
     Report(#[from] ReportError),
-    /// Ctrl-C would end a run without a word.
-    #[cfg(feature = "train")]
+    /// Ctrl-C would end a run without a word, or leave files behind.
     #[error("cannot listen for signals: {0}. Check the limits of this session")]
     Signals(io::Error),
     /// A run cannot be reported.

@@ -1,23 +1,26 @@
 //! Small files in and out: capped before they are read, whole or not at all when written.
 
-use crate::model::new_beside;
+use crate::model::{new_beside, temporary};
 use std::{
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, BufRead, Read, Write},
     path::{Path, PathBuf},
 };
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 use thiserror::Error;
 
 /// The most bytes an adapter or an input of `pack` may have. The largest adapter has 16 MiB.
 pub const LIMIT: u64 = 64 << 20;
 
 /// What a program needs beside the model to answer with it.
-pub const SIDE_FILES: [&str; 12] = [
+pub const SIDE_FILES: [&str; 16] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
     "added_tokens.json",
     "special_tokens_map.json",
@@ -25,11 +28,22 @@ pub const SIDE_FILES: [&str; 12] = [
     "chat_template.json",
     "config.json",
     "generation_config.json",
-    "genai_config.json",
+    "preprocessor_config.json",
+    GENAI_CONFIG,
 ];
 
+/// By which onnxruntime-genai knows a model.
+pub const GENAI_CONFIG: &str = "genai_config.json";
+
 /// Those of [`SIDE_FILES`] that are a tokenizer.
-pub const TOKENIZERS: [&str; 3] = ["tokenizer.json", "tokenizer.model", "vocab.json"];
+pub const TOKENIZERS: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+];
 
 /// Why a file could not be read or written.
 #[derive(Debug, Error)]
@@ -114,12 +128,28 @@ pub enum FileError {
     },
     /// A model that programs would load in place of the output, or with it.
     #[error(
-        "{} is there already and would be taken for the merged model or a part of it. \
+        "{} is there already and would be taken for the new model or a part of it. \
          Choose another folder, or remove the file",
         path.display()
     )]
     TakenFor {
         /// The model in the output folder.
+        path: PathBuf,
+    },
+    /// A file of the output folder that would be replaced by another, or would say something untrue of
+    /// the output.
+    #[error(
+        "{} is there already and belongs to another model. Choose another folder, or empty this one",
+        path.display()
+    )]
+    OfAnother {
+        /// The file in the output folder.
+        path: PathBuf,
+    },
+    /// A link to nothing.
+    #[error("{} is a link to a file that does not exist. Mend the link, or remove it", path.display())]
+    Dangling {
+        /// The link.
         path: PathBuf,
     },
 }
@@ -225,24 +255,88 @@ fn place_new(staged: NamedTempFile, out: &Path) -> Result<(), FileError> {
     }
 }
 
+/// A folder that does not exist yet, filled beside its place. Nothing is left of it unless it is
+/// [placed](Self::place).
+pub struct NewFolder {
+    folder: TempDir,
+    place: PathBuf,
+}
+
+impl NewFolder {
+    /// An empty folder that is to be `place`, with the permissions of any new folder.
+    pub fn new(place: &Path) -> Result<Self, FileError> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".tla-");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(fs::Permissions::from_mode(0o777));
+        }
+        let folder = temporary::folder(|| builder.tempdir_in(folder(place)))
+            .map_err(|source| FileError::io("write", place, source))?;
+        Ok(Self { folder, place: place.into() })
+    }
+
+    /// Where it is filled.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Puts it in its place, where nothing may be.
+    pub fn place(self) -> Result<(), FileError> {
+        fs::rename(self.path(), &self.place)
+            .map_err(|source| FileError::io("write", &self.place, source))?;
+        // It is no longer where it would be removed.
+        let _ = self.folder.keep();
+        Ok(())
+    }
+}
+
 /// Writes files into a folder that does not exist yet; nothing is left of it on failure.
 pub fn write_new_folder(out: &Path, content: &[(&str, &[u8])]) -> Result<(), FileError> {
-    let failed = |source| FileError::io("write", out, source);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".tla-");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o777));
-    }
-    let folder = builder.tempdir_in(folder(out)).map_err(failed)?;
+    let folder = NewFolder::new(out)?;
     for (name, bytes) in content {
         write(&folder.path().join(name), bytes)?;
     }
-    fs::rename(folder.path(), out).map_err(failed)?;
-    // It is no longer where it would be removed.
-    let _ = folder.keep();
-    Ok(())
+    folder.place()
+}
+
+/// The side file of this name in a folder; none if nothing has it.
+///
+/// # Errors
+/// If it is a link to nothing, or cannot be read as a file.
+pub fn side_file(folder: &Path, name: &str) -> Result<Option<File>, FileError> {
+    let path = folder.join(name);
+    let link = match fs::symlink_metadata(&path) {
+        Ok(meta) => meta.is_symlink(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(FileError::io("read", &path, e)),
+    };
+    match fs::metadata(&path) {
+        Ok(meta) if !meta.is_file() => Err(FileError::NotAFile { path }),
+        Err(e) if link && e.kind() == io::ErrorKind::NotFound => Err(FileError::Dangling { path }),
+        _ => File::open(&path).map(Some).map_err(|e| FileError::io("read", &path, e)),
+    }
+}
+
+/// Whether two files have the same contents.
+pub fn same_contents(a: &mut File, b: &mut File) -> io::Result<bool> {
+    if a.metadata()?.len() != b.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut a, mut b) = (io::BufReader::new(a), io::BufReader::new(b));
+    loop {
+        let (one, other) = (a.fill_buf()?, b.fill_buf()?);
+        let length = one.len().min(other.len());
+        if one[..length] != other[..length] {
+            return Ok(false);
+        }
+        if length == 0 {
+            return Ok(one.len() == other.len());
+        }
+        a.consume(length);
+        b.consume(length);
+    }
 }
 
 /// Writes a whole file beside its place, then renames it.

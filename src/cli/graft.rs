@@ -2,7 +2,7 @@
 
 use super::{
     CliError, Output, Verdict, adapter_file::AdapterFile, base::Base, destination::Destination,
-    files, names::Names, recipe::Recipe, threads::Threads,
+    files, interrupt, names::Names, recipe::Recipe, threads::Threads,
 };
 use crate::{
     format::{Header, ModuleId},
@@ -22,7 +22,12 @@ What can be fed are the v of adapters that are alike in all else: seed, rank, wi
 tying, split, scale, projection, roles, layers. These are in the doc string of the input, as `tla
 pack` reads them. Nothing checks what is fed: a v trained for another seed is another update.
 
-Each module costs four small operators a token; a merged model costs nothing.";
+What it adds to the graph, of fp32 weights and activations [batch, sequence, features]: two
+MatMul for each value that adapted matrices read, where query, key and value read one, and a
+MatMul and an Add for each matrix; 22 in a layer with all seven modules. Three more make the
+numbers of all layers from tla_v. Beside a product in 16 bits each of the two pairs has a Cast
+too (33 in a layer). Where the dimensions of the activations are not known, the first pair has
+four operators more and the second two. A merged model has none of them.";
 
 /// Put an adapter beside the weights of its ONNX model, as an input that takes others too
 ///
@@ -76,6 +81,7 @@ impl Graft {
         if let Given::Adapter(adapter) = &given {
             adapter.check_factors(grafted.factors_digest)?;
         }
+        interrupt::remove_temporary()?;
         destination.write(&grafted.proto, model)?;
         out.report(&self.report(&grafted, v))?;
         Ok(Verdict::Yes)

@@ -5,10 +5,11 @@ use super::{
     base::Base,
     names::Names,
     output::{hex, name},
+    survived::Layer,
     threads::Threads,
 };
 use crate::model::{Kind, Summary, TargetLine, summarize};
-use crate::projection::basis;
+use crate::{format::ModuleId, projection::basis};
 use serde::Serialize;
 use std::{fmt, path::PathBuf};
 
@@ -155,6 +156,7 @@ impl fmt::Display for Report {
         for target in &self.targets {
             let TargetLine { layer, role, rows, cols, dtype, .. } = target;
             let (node, initializer) = (node(target).unwrap_or_default(), name(&target.initializer));
+            let layer = Layer(*layer);
             let shared = if target.shared { " (shared)" } else { "" };
             writeln!(
                 f,
@@ -176,9 +178,13 @@ impl fmt::Display for Report {
         }
         for line in self.bases.iter().flatten().filter(|line| !line.determined) {
             let BasisLine { layer, role, gap, .. } = line;
+            let module = match *layer {
+                ModuleId::HEAD_LAYER => role.to_string(),
+                layer => format!("layer {layer} {role}"),
+            };
             writeln!(
                 f,
-                "layer {layer} {role}: singular values differ by only {gap:.1e} of the first, so \
+                "{module}: singular values differ by only {gap:.1e} of the first, so \
                  only this arithmetic finds these vectors"
             )?;
         }

@@ -1,24 +1,54 @@
-//! Ctrl-C and SIGTERM: what they end, and that no reward's program outlives them.
+//! Ctrl-C and SIGTERM. What writes a model is ended by the first, and removes what it had not yet put
+//! in its place. Of a run the first asks to stop where it can go on, and the second ends it; no reward's
+//! program outlives it.
 
+use super::CliError;
+#[cfg(unix)]
+use crate::model::temporary;
+#[cfg(any(unix, feature = "train"))]
+use signal_hook::consts::{SIGINT, SIGTERM};
+#[cfg(feature = "train")]
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
 
-use signal_hook::consts::{SIGINT, SIGTERM};
-
-use super::CliError;
-
 /// The exit status of an interrupted run, as a shell gives it for a program that Ctrl-C ended.
 pub const INTERRUPTED: u8 = 130;
 
+/// From now on a signal ends the program once its temporary files and folders are removed.
+///
+/// # Errors
+/// If the system lets nobody listen.
+#[cfg(unix)]
+pub fn remove_temporary() -> Result<(), CliError> {
+    temporary::note();
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(CliError::Signals)?;
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            let _nothing_is_made = temporary::remove_all();
+            std::process::exit(INTERRUPTED.into());
+        }
+    });
+    Ok(())
+}
+
+/// Elsewhere they stay.
+#[cfg(not(unix))]
+pub fn remove_temporary() -> Result<(), CliError> {
+    Ok(())
+}
+
 /// What a signal does: it ends the process at once, or, from [`Interrupts::between_steps`] on, asks
 /// the run to stop where it can go on, and the next one ends it.
+#[cfg(feature = "train")]
 pub struct Interrupts {
     patient: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
 }
 
+#[cfg(feature = "train")]
 impl Interrupts {
     /// Listens from now on.
     ///
@@ -56,7 +86,7 @@ impl Interrupts {
 
 /// On a thread of its own: a step may take minutes, and whoever interrupts it is told at once what
 /// happens.
-#[cfg(unix)]
+#[cfg(all(unix, feature = "train"))]
 fn answer(patient: Arc<AtomicBool>, stop: Arc<AtomicBool>) -> std::io::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
     let work = move || {
@@ -77,7 +107,7 @@ fn answer(patient: Arc<AtomicBool>, stop: Arc<AtomicBool>) -> std::io::Result<()
     std::thread::Builder::new().name("signals".to_owned()).spawn(work).map(drop)
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "train"))]
 fn end() {
     crate::train::reward::program::kill_all();
 }

@@ -4,8 +4,10 @@ use super::{
     CliError, Output, Verdict,
     base::Base,
     destination::Destination,
+    interrupt,
     names::Names,
     sum::{Integers, Sum},
+    survived::{self, Left, ModuleLine, Percent},
     threads::Threads,
 };
 use crate::surgery::Survival;
@@ -52,6 +54,7 @@ impl Merge {
         destination.check(&base.model, &inputs)?;
         sum.check_base(&base, &self.model, &self.threads)?;
         let factors = sum.factors(&base, &self.threads)?;
+        interrupt::remove_temporary()?;
         let created = destination.open()?;
         let integers = Integers::OnTheirGrid;
         let (staged, survival) =
@@ -60,13 +63,16 @@ impl Merge {
             let left = Percent(survival.fraction());
             if !self.force {
                 out.say(format_args!(
-                    "only {left} of the update survives the rounding, so nothing was written. \
-                     Train a larger update, or write it anyway with --force."
+                    "only {left} of the update survives the rounding, so nothing was written. {}.",
+                    survived::remedy(&base, false)
                 ));
                 out.report(&Report::new(None, &survival))?;
                 return Ok(Verdict::No);
             }
             out.say(format_args!("only {left} of the update survives the rounding."));
+        }
+        if survival.is_of_nothing() {
+            out.say("the update is zero, so nothing was to be merged.");
         }
         staged.place()?;
         created.keep();
@@ -80,52 +86,30 @@ impl Merge {
 struct Report {
     /// As named; null if nothing was written.
     output: Option<String>,
-    /// The part of the whole update that survived the rounding, 1 for all of it.
+    /// The part of the whole update that survived the rounding, 1 for all of it and for none to merge.
     survival: f64,
     /// The same for each module, sorted.
     modules: Vec<ModuleLine>,
-}
-
-#[derive(Serialize)]
-struct ModuleLine {
-    layer: u16,
-    role: &'static str,
-    survival: f64,
+    #[serde(skip)]
+    nothing: bool,
 }
 
 impl Report {
     fn new(output: Option<String>, survival: &Survival) -> Self {
-        let line = |m: &crate::surgery::ModuleSurvival| ModuleLine {
-            layer: m.module.layer,
-            role: m.module.role.name(),
-            survival: m.fraction(),
-        };
-        let modules = survival.modules.iter().map(line).collect();
-        Self { output, survival: survival.fraction(), modules }
+        Self {
+            output,
+            survival: survival.fraction(),
+            modules: survived::lines(survival),
+            nothing: survival.is_of_nothing(),
+        }
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:>5}  {:<7}  {:>9}", "layer", "role", "survival")?;
-        for ModuleLine { layer, role, survival } in &self.modules {
-            writeln!(f, "{layer:>5}  {role:<7}  {:>9}", Percent(*survival))?;
-        }
-        let (left, modules) = (Percent(self.survival), self.modules.len());
-        match &self.output {
-            Some(output) => {
-                writeln!(f, "{output}: {left} of the update survives in {modules} modules")
-            }
-            None => writeln!(f, "not written: {left} of the update survives in {modules} modules"),
-        }
-    }
-}
-
-/// A fraction for people.
-pub struct Percent(pub f64);
-
-impl fmt::Display for Percent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{:.2} %", self.0 * 100.0))
+        survived::table(f, &self.modules)?;
+        let Self { output, survival: fraction, modules, nothing } = self;
+        let left = Left { fraction: *fraction, modules: modules.len(), nothing: *nothing };
+        writeln!(f, "{}: {left}", output.as_deref().unwrap_or("not written"))
     }
 }

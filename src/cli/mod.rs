@@ -22,7 +22,6 @@ mod files;
 mod graft;
 mod import;
 mod inspect;
-#[cfg(feature = "train")]
 mod interrupt;
 #[cfg(feature = "train")]
 mod learn_options;
@@ -47,6 +46,7 @@ mod show;
 mod sign;
 mod signature;
 mod sum;
+mod survived;
 mod threads;
 #[cfg(feature = "train")]
 mod train;

@@ -46,16 +46,16 @@ pub(super) struct DataFiles {
 
 impl DataFiles {
     /// The data files of `proto`, which was made from `base` and goes to `out` in the folder
-    /// `home`. In `proto` the locations become those of the output.
+    /// `out_folder`. In `proto` the locations become those of the output.
     pub fn plan<C: Contents>(
         base: &OnnxModel,
         proto: &mut ModelProto,
         out: &Path,
-        home: &Path,
+        out_folder: &Path,
         contents: &C,
     ) -> Result<Self, ModelError> {
         let io = |e| ModelError::io("read", base.folder(), e);
-        let stays = fs::canonicalize(base.folder()).map_err(io)? == home;
+        let stays = fs::canonicalize(base.folder()).map_err(io)? == out_folder;
         let graph = proto.graph.get_or_insert_default();
         let mut uses = BTreeMap::<PathBuf, Vec<Use>>::new();
         // What needs a place of its own, and the data file in which it gets one.
@@ -129,7 +129,7 @@ impl DataFiles {
             }
         }
         let files = Self { files: files.into_values().collect(), held, place: out.into() };
-        files.check(base, home)?;
+        files.check(base, out_folder)?;
         Ok(files)
     }
 
@@ -138,12 +138,12 @@ impl DataFiles {
         self.held.contains(name)
     }
 
-    fn check(&self, base: &OnnxModel, home: &Path) -> Result<(), ModelError> {
+    fn check(&self, base: &OnnxModel, out_folder: &Path) -> Result<(), ModelError> {
         // What an output that is replaced has beside it is replaced with it.
         let mut replaced = None;
         for file in &self.files {
-            let place = home.join(&file.location);
-            if self.place.file_name().is_some_and(|name| home.join(name) == place) {
+            let place = out_folder.join(&file.location);
+            if self.place.file_name().is_some_and(|name| out_folder.join(name) == place) {
                 return Err(ModelError::OnePlace { path: place });
             }
             let Ok(meta) = fs::metadata(&place) else { continue };
@@ -166,17 +166,17 @@ impl DataFiles {
         Ok(())
     }
 
-    /// Writes them beside their places in the folder `home`.
+    /// Writes them beside their places in the folder `out_folder`.
     pub fn stage<C: Contents>(
         &self,
         staged: &mut Staged,
-        home: &Path,
+        out_folder: &Path,
         base: &OnnxModel,
         contents: &mut C,
     ) -> Result<(), C::Error> {
         for file in &self.files {
-            let place = home.join(&file.location);
-            let made = staged.make_folders(home, &file.location);
+            let place = out_folder.join(&file.location);
+            let made = staged.make_folders(out_folder, &file.location);
             if !made.map_err(|e| ModelError::io("write", &place, e))? {
                 let name = base.path.display().to_string();
                 let location = slashed(&file.location);

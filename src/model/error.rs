@@ -283,6 +283,44 @@ pub enum ModelError {
         /// Second node.
         second: String,
     },
+    /// A node that needs what is made of it.
+    #[error(
+        "{path} leads round: the node {node:?} reads {value:?}, which is made of what it makes. No runtime can \
+         run that; export it again"
+    )]
+    LeadsRound {
+        /// The model.
+        path: PathBuf,
+        /// The node.
+        node: String,
+        /// The value.
+        value: String,
+    },
+    /// A node before those it needs, or without them.
+    #[error(
+        "the nodes of {path} are not in the order in which they compute: {reader} reads {value:?}, which none \
+         before it makes. Sort them topologically, as onnx-graphsurgeon does, or export the model again"
+    )]
+    Disorder {
+        /// The model.
+        path: PathBuf,
+        /// "node …" or "the list of outputs".
+        reader: String,
+        /// The value.
+        value: String,
+    },
+    /// A module that the user named, and why it cannot be adapted.
+    #[error(
+        "{name:?}, which --module names for {module}, cannot be adapted: {reason}. Or leave it out of --module"
+    )]
+    NamedInVain {
+        /// The node.
+        name: String,
+        /// The module it should be.
+        module: ModuleId,
+        /// Why not, and what helps.
+        reason: String,
+    },
     /// Nothing to adapt.
     #[error(
         "{path} has no matrix that can be adapted ({skipped} linear operators were skipped, first {first}). Export the model in fp32 with optimum-onnx, whose nodes are named like /model/layers.0/self_attn/q_proj/MatMul"

@@ -1,10 +1,11 @@
 //! Tensors whose bytes lie in a file beside the model, or were left in the model's own.
 //!
 //! The location comes from the model file, so it is not trusted: it must be a plain relative
-//! path that, links followed, ends inside the model's folder.
+//! path that, links followed, ends inside the model's folder, or in the cache it is a snapshot of.
 
 use super::{
     ModelError, dtypes,
+    home::is_of_folder,
     proto::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation},
 };
 use prost::bytes::Bytes;
@@ -179,7 +180,7 @@ pub(crate) fn locate(model: &Path, tensor: &TensorProto) -> Result<Region, Model
     let io = |e| ModelError::io("read the external data file", &asked, e);
     let home = fs::canonicalize(folder).map_err(io)?;
     let path = fs::canonicalize(&asked).map_err(io)?;
-    if !path.starts_with(&home) {
+    if !is_of_folder(&path, &home) {
         return Err(escapes());
     }
     let meta = fs::metadata(&path).map_err(io)?;

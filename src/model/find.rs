@@ -7,7 +7,8 @@ use super::{
     integers,
     naming::{self, Claim},
     node::{float_attribute, int_attribute},
-    operators::{is_linear, is_microsoft, is_other_linear, is_standard},
+    operators::{is_hidden_linear, is_linear, is_microsoft, is_other_linear, is_standard},
+    order::refuse_cycle,
     packed::{Part, parts},
     proto::NodeProto,
     ranks::Ranks,
@@ -29,12 +30,14 @@ pub fn find_targets(model: &OnnxModel) -> Result<Targets, ModelError> {
 /// Refuses a model in which two nodes claim one module, or none can be adapted. Anything
 /// else that is linear and not a target is in [`Targets::skipped`].
 pub fn find_targets_by(model: &OnnxModel, naming: &Naming) -> Result<Targets, ModelError> {
+    refuse_cycle(model)?;
     let graph = model.graph();
     let reader = Reader::new(graph);
     let ranks = Ranks::new(graph, &reader);
     let mut found = BTreeMap::<ModuleId, Target>::new();
     let mut claims = BTreeMap::<ModuleId, &str>::new();
     let mut skipped = Vec::new();
+    let mut hidden = Vec::new();
     let mut layers = 0;
     let names = || {
         let tensors = graph.initializer.iter().map(|tensor| tensor.name().to_owned());
@@ -49,6 +52,12 @@ pub fn find_targets_by(model: &OnnxModel, naming: &Naming) -> Result<Targets, Mo
             layers = layers.max(usize::from(layer) + 1);
         }
         let (claim, weight) = claimed(&reader, node, naming);
+        let name = || display_name(node, node_index);
+        if !is_linear(node) && claim.is_some() {
+            let reason = examine((&reader, &ranks), &graph.node, node_index, node, claim, weight);
+            hidden.extend(claim.zip(reason.err()).map(|(c, reason)| (c, name(), reason)));
+            continue;
+        }
         for module in claim.into_iter().flat_map(Claim::modules) {
             if module != ModuleId::LM_HEAD {
                 layers = layers.max(usize::from(module.layer) + 1);
@@ -63,8 +72,21 @@ pub fn find_targets_by(model: &OnnxModel, naming: &Naming) -> Result<Targets, Mo
         }
         match examine((&reader, &ranks), &graph.node, node_index, node, claim, weight) {
             Ok(targets) => found.extend(targets.into_iter().map(|t| (t.module, t))),
-            Err(reason) => skipped.push(Skipped { name: display_name(node, node_index), reason }),
+            Err(reason) => {
+                refuse_named(claim, &name(), &reason)?;
+                skipped.push(Skipped { name: name(), reason });
+            }
         }
+    }
+    // Beside the product of its module an operator may do anything.
+    hidden.retain(|(claim, ..)| !claim.modules().any(|module| claims.contains_key(&module)));
+    for (claim, name, reason) in hidden {
+        layers = claim
+            .modules()
+            .filter(|m| *m != ModuleId::LM_HEAD)
+            .fold(layers, |most, module| most.max(usize::from(module.layer) + 1));
+        refuse_named(Some(claim), &name, &reason)?;
+        skipped.push(Skipped { name, reason });
     }
     let Inside { targets: inside, left, others } = branches::modules(graph, &reader, naming);
     let within = inside.iter().map(|t| t.module).chain(left.iter().map(|(module, _)| *module));
@@ -115,8 +137,19 @@ pub(super) fn claimed<'a>(
         Some((_, Source::Stored(stored))) => Some(stored.tensor.name()),
         _ => None,
     };
-    let claim = if is_linear(node) { naming.of_node(node, name) } else { None };
-    (claim, weight)
+    let is_named = is_linear(node) || is_other_linear(node) || is_hidden_linear(node);
+    (naming.of_node(node, name).filter(|_| is_named), weight)
+}
+
+/// What the user calls a module and is none is not passed over.
+fn refuse_named(claim: Option<Claim>, name: &str, reason: &str) -> Result<(), ModelError> {
+    match claim.filter(|claim| claim.by_rule).and_then(|claim| claim.modules().next()) {
+        Some(module) => {
+            let (name, reason) = (name.into(), reason.into());
+            Err(ModelError::NamedInVain { name, module, reason })
+        }
+        None => Ok(()),
+    }
 }
 
 pub(super) fn display_name(node: &NodeProto, index: usize) -> String {
@@ -142,6 +175,7 @@ pub(super) fn examine<'a>(
                  blocks of four bits",
                 node.op_type()
             )),
+            None if is_hidden_linear(node) && claim.is_some() => Err(hidden(node)),
             None => Ok(Vec::new()),
         };
     }
@@ -261,6 +295,20 @@ fn biased<'a>(reader: &Reader<'a>, nodes: &'a [NodeProto], product: usize, rows:
         nodes.iter().position(|node| std::ptr::eq(node, *add)).filter(|_| fits)
     };
     add().unwrap_or(product)
+}
+
+fn hidden(node: &NodeProto) -> String {
+    match node.domain() {
+        "" | "ai.onnx" | "com.microsoft" => format!(
+            "operator {} is not adapted by this version; export the layer as a plain Linear",
+            node.op_type()
+        ),
+        domain => format!(
+            "{} of {domain:?} is a function or an operator whose insides are not followed; inline the \
+             functions of the model, or export it without them",
+            node.op_type()
+        ),
+    }
 }
 
 fn flag(node: &NodeProto, name: &str) -> bool {

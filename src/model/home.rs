@@ -1,5 +1,5 @@
-//! The folder in which tokenizer and configurations are looked for, and models in the layout of
-//! transformers.js: `onnx/model.onnx`, with all else in the folder above.
+//! The folder in which tokenizer and configurations are looked for, models in the layout of
+//! transformers.js, `onnx/model.onnx` with all else in the folder above, and what belongs to a folder.
 
 use super::{ModelError, external::folder_of};
 use std::{
@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The folder in which transformers.js looks for graphs.
-const GRAPHS: &str = "onnx";
+pub(crate) const GRAPHS: &str = "onnx";
 
 /// Files by which the folder of a model that runs is known.
 const MARKS: [&str; 3] = ["config.json", "tokenizer.json", "genai_config.json"];
@@ -26,6 +26,21 @@ pub(super) fn home_of(model: &Path) -> PathBuf {
         true => above,
         false => folder.to_owned(),
     }
+}
+
+/// Whether `path` lies in a model's folder, links followed in both: in it or below it, or in the blobs
+/// of the cache that the folder is a snapshot of.
+pub(super) fn is_of_folder(path: &Path, folder: &Path) -> bool {
+    path.starts_with(folder) || path.parent().is_some_and(|at| Some(at) == blobs(folder).as_deref())
+}
+
+/// In the cache of the Hugging Face hub, `models--…/snapshots/<revision>` holds nothing but folders and
+/// links into `models--…/blobs`.
+fn blobs(folder: &Path) -> Option<PathBuf> {
+    let snapshots = folder.ancestors().skip(1).find(|above| above.ends_with("snapshots"))?;
+    let repository = snapshots.parent()?;
+    let name = repository.file_name()?.to_str()?;
+    name.starts_with("models--").then(|| repository.join("blobs"))
 }
 
 /// Where the model lies below its home, if not right in it.

@@ -23,6 +23,7 @@ mod naming;
 pub mod node;
 mod onnx;
 mod operators;
+mod order;
 mod packed;
 pub mod proto;
 mod quantised;
@@ -34,6 +35,7 @@ mod staged;
 mod stored;
 mod summary;
 mod targets;
+pub mod temporary;
 mod wire;
 mod write;
 
@@ -44,6 +46,8 @@ pub use dtypes::{ElementType, check_tensor, f32_tensor, shape_of};
 pub use error::ModelError;
 pub(crate) use external::promised;
 pub use find::{find_targets, find_targets_by};
+#[cfg(feature = "cli")]
+pub(crate) use home::GRAPHS;
 pub(crate) use layout::Surplus;
 pub use naming::{Naming, Rule, RuleError};
 pub(crate) use onnx::MAX_FILE;

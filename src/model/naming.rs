@@ -29,6 +29,8 @@ const SCOPES: &str = "pkg.torch.onnx.name_scopes";
 pub(crate) struct Claim {
     pub layer: u16,
     pub roles: &'static [Role],
+    /// Whether a rule of the user's says so.
+    pub by_rule: bool,
 }
 
 impl Claim {
@@ -171,7 +173,7 @@ impl Naming {
         self.rules.iter().find_map(|rule| {
             let layer = names.clone().find_map(|name| rule.layer(name))?;
             let roles = PROJECTIONS.iter().find(|(_, roles)| *roles == [rule.role])?.1;
-            Some(Claim { layer, roles })
+            Some(Claim { layer, roles, by_rule: true })
         })
     }
 }
@@ -194,7 +196,7 @@ fn path_of(node: &NodeProto) -> Option<String> {
 /// language model are not taken for its own.
 fn claim(path: &str) -> Option<Claim> {
     if path == "lm_head" {
-        return Some(Claim { layer: ModuleId::HEAD_LAYER, roles: &[Role::LmHead] });
+        return Some(Claim { layer: ModuleId::HEAD_LAYER, roles: &[Role::LmHead], by_rule: false });
     }
     let (layer, rest) = layer_of(path)?;
     let (block, projection) = rest.split_once('.')?;
@@ -205,7 +207,7 @@ fn claim(path: &str) -> Option<Claim> {
         "mlp" => !attention,
         _ => false,
     };
-    of_block.then_some(Claim { layer, roles })
+    of_block.then_some(Claim { layer, roles, by_rule: false })
 }
 
 fn layer_of(path: &str) -> Option<(u16, &str)> {
@@ -258,7 +260,7 @@ mod tests {
 
     #[test]
     fn every_style_of_name_leads_to_its_modules() {
-        let q = Claim { layer: 12, roles: &[Role::Q] };
+        let q = Claim { layer: 12, roles: &[Role::Q], by_rule: false };
         for name in [
             "/model/layers.12/self_attn/q_proj/MatMul",
             "/model/layers.12/self_attn/q_proj/MatMul_Q4",
@@ -266,9 +268,9 @@ mod tests {
         ] {
             assert_eq!(named(name), Some(q), "{name}");
         }
-        let qkv = Claim { layer: 0, roles: &[Role::Q, Role::K, Role::V] };
+        let qkv = Claim { layer: 0, roles: &[Role::Q, Role::K, Role::V], by_rule: false };
         assert_eq!(named("/model/layers.0/attn/qkv_proj/MatMulNBits"), Some(qkv));
-        let gate_up = Claim { layer: 3, roles: &[Role::Gate, Role::Up] };
+        let gate_up = Claim { layer: 3, roles: &[Role::Gate, Role::Up], by_rule: false };
         assert_eq!(named("/model/layers.3/mlp/gate_up_proj/MatMul"), Some(gate_up));
         assert_eq!(
             scoped(
@@ -316,12 +318,15 @@ mod tests {
             ["encoder.layer.{layer}.attention.self.query=q", "pooler.dense=o", "w{layer}=up"];
         let naming = Naming::new(rules.map(|rule| rule.parse().unwrap()).to_vec());
         let of = |name: &str, weight| naming.of_node(&node("MatMul", name, &[], &[]), weight);
-        let claim = |layer, roles| Some(Claim { layer, roles });
+        let claim = |layer, roles| Some(Claim { layer, roles, by_rule: true });
         assert_eq!(of("/encoder/layer.5/attention/self/query/MatMul", None), claim(5, &[Role::Q]));
         assert_eq!(naming.of_tensor("pooler.dense.weight"), claim(0, &[Role::O]));
         assert_eq!(of("any", Some("w7")), claim(7, &[Role::Up]));
         assert_eq!(of("any", Some("w07")), None);
-        assert_eq!(of("/model/layers.1/mlp/up_proj/MatMul", None), claim(1, &[Role::Up]));
+        assert_eq!(
+            of("/model/layers.1/mlp/up_proj/MatMul", None),
+            Some(Claim { layer: 1, roles: &[Role::Up], by_rule: false })
+        );
         assert!(naming.covered().iter().eq([Role::Q, Role::O, Role::Up]));
         assert_eq!(Naming::default().covered(), RoleSet::LINEAR);
     }

@@ -18,6 +18,13 @@ pub(crate) fn is_linear(node: &NodeProto) -> bool {
         || ["MatMulNBits", "DynamicQuantizeMatMul"].iter().any(|op| is_microsoft(node, op))
 }
 
+/// Whether `node` may be a linear layer whose matrix is not looked for: what it computes is said by an
+/// equation, by a function of the model, or nowhere.
+pub(crate) fn is_hidden_linear(node: &NodeProto) -> bool {
+    let known = matches!(node.domain(), "" | "ai.onnx" | "com.microsoft");
+    !known || ["Einsum", "Conv"].iter().any(|op| is_standard(node, op))
+}
+
 /// Operators that multiply by a stored matrix but are none of those that can be adapted.
 pub(crate) fn is_other_linear(node: &NodeProto) -> bool {
     const OTHERS: [&str; 6] = [

@@ -1,5 +1,6 @@
-//! How many dimensions values have, as far as shapes and operators say: whether tokens lie in
-//! `[batch, sequence, features]` or one below the other.
+//! How many dimensions values have, as far as the inputs of the graph and its operators say: whether
+//! tokens lie in `[batch, sequence, features]` or one below the other. What exporters note of the
+//! values between is not believed: some of it is wrong, and no runtime goes by it.
 
 use super::{
     node::{int_attribute, ints_attribute, tensor_attribute},
@@ -10,31 +11,43 @@ use super::{
 use std::collections::HashMap;
 
 /// The number of dimensions of every value of a graph of which it is known.
-pub(super) struct Ranks<'a>(HashMap<&'a str, usize>);
+pub(super) struct Ranks<'a> {
+    ranks: HashMap<&'a str, usize>,
+    /// How many numbers the values have that are shapes or parts of one.
+    lengths: HashMap<&'a str, usize>,
+}
 
 impl<'a> Ranks<'a> {
     /// One walk in the order of the nodes.
     pub fn new(graph: &'a GraphProto, reader: &Reader<'a>) -> Self {
-        let given = graph.input.iter().chain(&graph.value_info);
-        let given = given.filter_map(|value| Some((value.name(), stated(value)?)));
+        let given = graph.input.iter().filter_map(|value| Some((value.name(), stated(value)?)));
         let stored = graph.initializer.iter().map(|t| (t.name(), t.dims.len()));
-        let mut ranks = Self(given.chain(stored).collect());
+        let mut ranks = Self { ranks: given.chain(stored).collect(), lengths: HashMap::new() };
         for node in &graph.node {
             // Gemm takes matrices alone.
             if is_standard(node, "Gemm") {
-                ranks.0.extend(node.input.first().map(|name| (name.as_str(), 2)));
+                ranks.ranks.extend(node.input.first().map(|name| (name.as_str(), 2)));
+            }
+            if let (Some(output), Some(length)) = (node.output.first(), ranks.length(node, reader))
+            {
+                ranks.lengths.insert(output, length);
             }
             let Some(rank) = ranks.made(node, reader) else { continue };
-            let several = matches!(node.op_type(), "Split" | "DynamicQuantizeLinear");
-            let outputs = node.output.iter().take(if several { usize::MAX } else { 1 });
-            ranks.0.extend(outputs.map(|name| (name.as_str(), rank)));
+            let is_alike = |place: &usize| match node.op_type() {
+                "Split" | "DynamicQuantizeLinear" => true,
+                // The last is the sum that is normalised; between them lie mean and deviation.
+                "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" => place % 3 == 0,
+                _ => *place == 0,
+            };
+            let outputs = node.output.iter().enumerate().filter(|(place, _)| is_alike(place));
+            ranks.ranks.extend(outputs.map(|(_, name)| (name.as_str(), rank)));
         }
         ranks
     }
 
     /// The number of dimensions of a value.
     pub fn rank(&self, value: &str) -> Option<usize> {
-        self.0.get(value).copied()
+        self.ranks.get(value).copied()
     }
 
     fn of(&self, node: &NodeProto, slot: usize) -> Option<usize> {
@@ -43,6 +56,10 @@ impl<'a> Ranks<'a> {
 
     /// The dimensions of a node's first output.
     fn made(&self, node: &NodeProto, reader: &Reader<'a>) -> Option<usize> {
+        // What a function of the model makes, whatever its name, its own nodes say.
+        if !matches!(node.domain(), "" | "ai.onnx" | "com.microsoft") {
+            return None;
+        }
         let axes = || match node.input.get(1) {
             Some(axes) => reader.integers(axes).map(|axes| axes.len()),
             None => ints_attribute(node, "axes").map(<[i64]>::len),
@@ -52,7 +69,7 @@ impl<'a> Ranks<'a> {
             "Gemm" | "Flatten" => Some(2),
             "Shape" | "Range" => Some(1),
             "MatMul" | "MatMulInteger" | "DynamicQuantizeMatMul" | "FusedMatMul" => {
-                Some(self.of(node, 0)?.max(self.of(node, 1).unwrap_or(2)))
+                product(self.of(node, 0)?, self.of(node, 1)?)
             }
             op if WIDEST.contains(&op) => {
                 let all = (0..node.input.len()).map(|slot| self.of(node, slot));
@@ -66,7 +83,15 @@ impl<'a> Ranks<'a> {
             "Expand" => Some(self.of(node, 0)?.max(self.sizes(node.input.get(1)?, reader)?)),
             "Concat" => (0..node.input.len()).find_map(|slot| self.of(node, slot)),
             "Unsqueeze" => Some(self.of(node, 0)? + axes()?),
-            "Squeeze" => self.of(node, 0)?.checked_sub(axes()?),
+            // Without axes it takes away those of size 1.
+            "Squeeze" => match axes() {
+                Some(axes) => self.of(node, 0)?.checked_sub(axes),
+                None => {
+                    let single =
+                        self.of(node, 0)? == 1 && self.sizes(node.input.first()?, reader)? == 1;
+                    (single && node.input.len() == 1).then_some(0)
+                }
+            },
             "ReduceMean" | "ReduceSum" | "ReduceMax" => {
                 self.of(node, 0).filter(|_| int_attribute(node, "keepdims") != Some(0))
             }
@@ -79,19 +104,47 @@ impl<'a> Ranks<'a> {
 
     /// How many sizes a shape has.
     fn sizes(&self, shape: &str, reader: &Reader<'a>) -> Option<usize> {
-        if let Some(sizes) = reader.integers(shape) {
-            return Some(sizes.len());
-        }
-        let made = reader.producer(shape)?;
-        let part = |name: &String| match reader.integers(name) {
-            Some(sizes) => Some(sizes.len()),
-            None => reader.producer(name).filter(|n| is_standard(n, "Unsqueeze")).map(|_| 1),
-        };
-        match made.op_type() {
-            "Shape" if made.attribute.is_empty() => self.of(made, 0),
-            "Concat" => made.input.iter().map(part).sum(),
+        let constant = reader.integers(shape).map(|sizes| sizes.len());
+        constant.or_else(|| self.lengths.get(shape).copied())
+    }
+
+    /// How many sizes a node's first output has, if that is a shape or a part of one.
+    fn length(&self, node: &NodeProto, reader: &Reader<'a>) -> Option<usize> {
+        let first = || self.sizes(node.input.first()?, reader);
+        match node.op_type() {
+            _ if !matches!(node.domain(), "" | "ai.onnx") => None,
+            "Shape" => {
+                let all = self.of(node, 0)? as i64;
+                let place = |key, default| {
+                    let place = int_attribute(node, key).unwrap_or(default);
+                    if place < 0 { place.saturating_add(all) } else { place }.clamp(0, all)
+                };
+                usize::try_from(place("end", all) - place("start", 0)).ok()
+            }
+            "Concat" => node.input.iter().map(|part| self.sizes(part, reader)).sum(),
+            "Cast" | "Identity" => first(),
+            // Of a single number.
+            "Unsqueeze" => Some(1),
+            "Reshape" => match reader.integers(node.input.get(1)?)?[..] {
+                [-1] => match self.of(node, 0)? {
+                    0 => Some(1),
+                    1 => first(),
+                    _ => None,
+                },
+                [length] => usize::try_from(length).ok().filter(|&length| length > 0),
+                _ => None,
+            },
             _ => None,
         }
+    }
+}
+
+/// The dimensions of a product: a vector lends it the one that is summed over, and no other.
+fn product(left: usize, right: usize) -> Option<usize> {
+    match (left, right) {
+        (0, _) | (_, 0) => None,
+        (1, other) | (other, 1) => Some(other - 1),
+        (left, right) => Some(left.max(right)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! New files beside their places: put there together at the end, or gone without a trace.
 
-use super::{ModelError, external::folder_of};
+use super::{ModelError, external::folder_of, temporary};
 use std::{
     fs,
     io::{self, Read},
@@ -19,7 +19,7 @@ pub(crate) fn new_beside(place: &Path) -> io::Result<NamedTempFile> {
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    builder.tempfile_in(folder_of(place))
+    temporary::file(|| builder.tempfile_in(folder_of(place)))
 }
 
 /// Files beside their places. What is not [placed](Self::place) vanishes, and so does every
@@ -61,6 +61,7 @@ impl Staged {
     /// Puts each file in its place, in the order in which they came: all of them, or none. What
     /// was in a place before an error is there again after it.
     pub fn place(self) -> Result<(), ModelError> {
+        let _whole = temporary::pause();
         let Self { files, folders } = self;
         let several = files.len() > 1;
         let mut placed = Vec::with_capacity(files.len());
@@ -82,16 +83,16 @@ impl Staged {
         Ok(())
     }
 
-    /// Makes the folders from `home` to `location`'s, and refuses what leads out of `home`.
-    pub(super) fn make_folders(&mut self, home: &Path, location: &Path) -> io::Result<bool> {
-        let mut folder = home.to_owned();
+    /// Makes the folders from `out_folder` to `location`'s, and refuses what leads out of `out_folder`.
+    pub(super) fn make_folders(&mut self, out_folder: &Path, location: &Path) -> io::Result<bool> {
+        let mut folder = out_folder.to_owned();
         for part in location.parent().into_iter().flat_map(Path::components) {
             folder.push(part);
             if fs::symlink_metadata(&folder).is_err() {
-                fs::create_dir(&folder)?;
+                temporary::empty_folder(&folder)?;
                 self.folders.0.push(folder.clone());
             }
-            if !fs::canonicalize(&folder)?.starts_with(home) {
+            if !fs::canonicalize(&folder)?.starts_with(out_folder) {
                 return Ok(false);
             }
         }

@@ -53,7 +53,8 @@ pub struct NodeSite {
     /// bias, if nothing else reads the product. A runtime makes one operator of product and bias, and
     /// what stands between them would keep it from doing so.
     pub sum: usize,
-    /// Whether activations are known to have three dimensions, the first of them the rows of the batch.
+    /// Whether activations are known to have three dimensions. The first of them is taken for the rows of
+    /// the batch: a graph that has the sequence first looks just the same.
     pub batched: bool,
 }
 

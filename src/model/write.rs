@@ -83,14 +83,14 @@ pub fn stage_model<C: Contents>(
         return Err(ModelError::NotAFile { path: out.into() }.into());
     }
     let io = |e| ModelError::io("write", out, e);
-    let home = fs::canonicalize(folder_of(out)).map_err(io)?;
+    let out_folder = fs::canonicalize(folder_of(out)).map_err(io)?;
     refuse_overwriting(out, base)?;
     let mut staged = Staged::default();
     let mut proto = proto.clone();
-    let data = DataFiles::plan(base, &mut proto, out, &home, contents)?;
+    let data = DataFiles::plan(base, &mut proto, out, &out_folder, contents)?;
     let plan = Plan::new(base, &proto, &|name| contents.changes(name) && !data.holds(name))?;
     let bytes = plan.bytes(out)?;
-    data.stage(&mut staged, &home, base, contents)?;
+    data.stage(&mut staged, &out_folder, base, contents)?;
     let mut file = Staged::new_file(out)?;
     plan.write(base, file.as_file_mut(), out, contents)?;
     staged.push(file, out.into())?;

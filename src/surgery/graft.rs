@@ -10,6 +10,7 @@ use super::{
     Edit, GraftError, Patch, SurgeryError, VALUES,
     fans::fans,
     lowrank::{LowRank, first_site},
+    patch_check::check_base,
     rebuild::{basis_of, selected, selection},
     refuse_grafted,
     values::mixing_of_all,
@@ -60,6 +61,7 @@ pub fn graft(
 ) -> Result<Grafted, SurgeryError> {
     refuse_grafted(model.graph())?;
     refuse_old(model)?;
+    check_base(model)?;
     let selection = selection(targets, header, v)?;
     let rank = selection.geometry().rank;
     let mut patch = Patch::default();

@@ -5,6 +5,7 @@ use super::{
     addend::updates,
     copies::{copied_as_stored, copy_for, reads_canonical},
     merging::{Update, from_reader},
+    patch_check::check_base,
     refuse_grafted,
     whole::{Integers, Part, integers, packed},
     workers::Workers,
@@ -74,6 +75,7 @@ impl<'a> OnnxMerge<'a> {
         threads: usize,
     ) -> Result<Self, SurgeryError> {
         refuse_grafted(base.graph())?;
+        check_base(base)?;
         let mut matrices = BTreeMap::<_, Vec<Part<'a>>>::new();
         for (target, terms) in updates(targets, addends)?.into_values() {
             let node = target.node.as_ref().map(|node| node.index);

@@ -92,8 +92,8 @@ impl Patch {
         }
         let Draft { nodes, inserted, inputs, outputs, added, replaced, .. } = draft;
         let nodes = weave(nodes, inserted);
-        let tensors = graph.initializer.iter().chain(&added).map(|t| t.name());
-        let tensors = tensors.chain(sparse_names(graph)).collect::<Vec<_>>();
+        let mut tensors = patch_check::tensor_names(graph);
+        tensors.extend(added.iter().map(|tensor| tensor.name()));
         patch_check::check(&nodes, &inputs, &outputs, &tensors)?;
 
         graph.node = nodes;
@@ -105,10 +105,6 @@ impl Patch {
         graph.initializer.extend(added);
         Ok(())
     }
-}
-
-fn sparse_names(graph: &GraphProto) -> impl Iterator<Item = &str> {
-    graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref()).map(|t| t.name())
 }
 
 fn weave(nodes: Vec<NodeProto>, inserted: Vec<Vec<NodeProto>>) -> Vec<NodeProto> {

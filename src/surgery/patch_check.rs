@@ -1,8 +1,31 @@
 //! Whether a graph makes every value once and before it is read.
 
 use super::PatchError;
-use crate::model::proto::{AttributeProto, GraphProto, NodeProto, ValueInfoProto};
+use crate::model::{
+    ModelError, OnnxModel,
+    proto::{AttributeProto, GraphProto, NodeProto, ValueInfoProto},
+};
 use std::collections::HashSet;
+
+/// Refuses a model as it came that could not be changed, in words for those who did not plan the change.
+pub(super) fn check_base(model: &OnnxModel) -> Result<(), ModelError> {
+    let graph = model.graph();
+    let path = || model.path.clone();
+    match check(&graph.node, &graph.input, &graph.output, &tensor_names(graph)) {
+        Err(PatchError::NotAvailable { reader, value }) => {
+            Err(ModelError::Disorder { path: path(), reader, value })
+        }
+        Err(PatchError::NameTaken { name }) => Err(ModelError::DuplicateName { name }),
+        // Nothing else is checked.
+        _ => Ok(()),
+    }
+}
+
+/// The names of all initializers.
+pub(super) fn tensor_names(graph: &GraphProto) -> Vec<&str> {
+    let sparse = graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref());
+    graph.initializer.iter().chain(sparse).map(|tensor| tensor.name()).collect()
+}
 
 /// Checks a graph given by its parts; `tensors` are the names of all initializers.
 ///

@@ -42,6 +42,11 @@ impl Survival {
         fraction(sum(|m| m.kept), sum(|m| m.wanted))
     }
 
+    /// Whether there was no update to merge.
+    pub fn is_of_nothing(&self) -> bool {
+        self.modules.iter().all(|module| module.wanted == 0.0)
+    }
+
     /// Whether less than half of the update is left.
     pub fn lost_most(&self) -> bool {
         self.fraction() < 0.5
@@ -66,6 +71,8 @@ mod tests {
     #[test]
     fn no_update_survives_whole() {
         assert_eq!(survival(&[(0.0, 0.0)]).fraction(), 1.0);
+        assert!(survival(&[(0.0, 0.0)]).is_of_nothing());
+        assert!(!survival(&[(0.0, 0.0), (0.0, 1e-300)]).is_of_nothing());
         assert_eq!(survival(&[]).fraction(), 1.0);
         assert!(!survival(&[]).lost_most());
     }

@@ -5,7 +5,7 @@ use super::{
     CheckpointError,
     header::{self, Pairs},
 };
-use crate::model::ModelError;
+use crate::model::{ModelError, home::is_of_folder};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
@@ -72,23 +72,11 @@ pub(super) fn locate(index: &Path, folder: &Path, file: &str) -> Result<PathBuf,
         Err(e) => return Err(io(e)),
     };
     let home = fs::canonicalize(folder).map_err(io)?;
-    if !path.starts_with(&home) && path.parent() != blobs(&home).as_deref() {
+    if !is_of_folder(&path, &home) {
         return Err(escapes().into());
     }
     if !fs::metadata(&path).map_err(io)?.is_file() {
         return Err(ModelError::NotAFile { path });
     }
     Ok(path)
-}
-
-/// In the cache of the Hugging Face hub, `models--…/snapshots/<revision>` holds nothing but links
-/// into `models--…/blobs`.
-fn blobs(home: &Path) -> Option<PathBuf> {
-    let snapshots = home.parent()?;
-    let repository = snapshots.parent()?;
-    let named = |path: &Path, start: &str| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(start))
-    };
-    let cached = snapshots.ends_with("snapshots") && named(repository, "models--");
-    cached.then(|| repository.join("blobs"))
 }

@@ -1,0 +1,126 @@
+//! Folders that a changed model goes to: one that holds another model is left as it is, and what belongs
+//! beside a model comes along whole.
+#![cfg(feature = "cli")]
+
+mod cli;
+
+use cli::Place;
+use std::{fs, path::Path};
+
+/// `from` and what is in it, as `to`.
+fn copy(place: &Place, from: &str, to: &str) {
+    fs::create_dir_all(place.path(to)).unwrap();
+    for entry in fs::read_dir(place.path(from)).unwrap().map(|entry| entry.unwrap()) {
+        let name = entry.file_name().into_string().unwrap();
+        match entry.path().is_dir() {
+            true => copy(place, &format!("{from}/{name}"), &format!("{to}/{name}")),
+            false => drop(fs::copy(entry.path(), place.path(to).join(&name)).unwrap()),
+        }
+    }
+}
+
+/// The model in the layout of transformers.js.
+fn as_transformers_js(place: &Place) {
+    copy(place, "model", "js");
+    fs::create_dir(place.path("js/onnx")).unwrap();
+    fs::rename(place.path("js/model.onnx"), place.path("js/onnx/model.onnx")).unwrap();
+}
+
+#[test]
+fn a_graph_that_readers_would_take_for_the_output_is_refused() {
+    let place = Place::new();
+    as_transformers_js(&place);
+    // The output would lie in onnx/, and everybody takes what lies above it.
+    fs::create_dir(place.path("plain")).unwrap();
+    fs::copy(place.path("model/model.onnx"), place.path("plain/model.onnx")).unwrap();
+    let words = ["plain/model.onnx is there already", "Choose another folder"];
+    place.refused("merge js a.tla -o plain", &words);
+    place.refused("graft js a.tla -o plain/", &words);
+    // The other way round transformers.js takes what lies in onnx/.
+    let words = ["js/onnx/model.onnx is there already", "Choose another folder"];
+    place.refused("merge model a.tla -o js", &words);
+    fs::create_dir(place.path("more")).unwrap();
+    fs::copy(place.path("other/model.onnx"), place.path("more/decoder.onnx")).unwrap();
+    place.refused("merge model a.tla -o more", &["more/decoder.onnx is there already"]);
+}
+
+#[test]
+fn what_belongs_to_another_model_is_not_replaced_nor_kept() {
+    let place = Place::new();
+    let remedy = "belongs to another model. Choose another folder, or empty this one";
+    place.refused("merge model a.tla -o other", &["other/tokenizer_config.json", remedy]);
+    place.refused("graft model a.tla -o other", &["other/tokenizer_config.json", remedy]);
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(place.path("model").join(name), place.path("other").join(name)).unwrap();
+    }
+    place.refused("merge model a.tla -o other", &["other/config.json", remedy]);
+    fs::create_dir(place.path("genai")).unwrap();
+    place.write("genai/genai_config.json", "{}");
+    place.refused("merge model a.tla -o genai", &["genai/genai_config.json", remedy]);
+    assert_eq!(place.run("bake model a.tla -o baked").code, Some(0));
+    place.refused("merge model a.tla -o baked", &["baked/tla_manifest.json", remedy]);
+    place.write("genai/genai_config.json", "{\"model\": 1}");
+    place.write("model/genai_config.json", "{\"model\": 2}");
+    place.refused("merge model a.tla -o genai", &["genai/genai_config.json", remedy]);
+}
+
+#[test]
+fn a_folder_takes_its_own_output_again() {
+    let place = Place::new();
+    as_transformers_js(&place);
+    let exports = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/exports");
+    fs::create_dir(place.path("int4")).unwrap();
+    for entry in fs::read_dir(exports.join("genai-int4-cpu/qwen2-tied")).unwrap() {
+        let from = entry.unwrap();
+        fs::copy(from.path(), place.path("int4").join(from.file_name())).unwrap();
+    }
+    assert_eq!(place.run("pack v.json --model int4 -o int4.tla").code, Some(0));
+    for (model, adapter) in [("model", "a.tla"), ("js", "a.tla"), ("int4", "int4.tla")] {
+        for command in ["merge", "graft", "merge"] {
+            let force = if command == "merge" { "--force" } else { "" };
+            let done = place.run(&format!("{command} {model} {adapter} -o {model}.out/ {force}"));
+            assert_eq!(done.code, Some(0), "{command} {model}: {}", done.stderr);
+        }
+    }
+    // Graphs of transformers.js lie beside each other, each under its name.
+    fs::rename(place.path("js/onnx/model.onnx"), place.path("js/onnx/model_more.onnx")).unwrap();
+    assert_eq!(place.run("merge js a.tla -o js.out").code, Some(0));
+    let there = |name: &str| place.path("js.out/onnx").join(name).exists();
+    assert!(there("model.onnx") && there("model_more.onnx"));
+}
+
+#[test]
+fn every_kind_of_tokenizer_comes_along_and_is_known_as_one() {
+    let place = Place::new();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::remove_file(place.path("model").join(name)).unwrap();
+    }
+    let tokenizers = ["vocab.txt", "spiece.model", "sentencepiece.bpe.model"];
+    for (index, name) in tokenizers.into_iter().enumerate() {
+        place.write(&format!("model/{name}"), name);
+        place.write("model/preprocessor_config.json", "{}");
+        let done = place.run(&format!("bake model a.tla -o out{index}"));
+        assert!(done.code == Some(0) && !done.stderr.contains("no tokenizer"), "{}", done.stderr);
+        assert_eq!(place.read(&format!("out{index}/{name}")), name.as_bytes());
+        assert_eq!(place.read(&format!("out{index}/preprocessor_config.json")), b"{}");
+        fs::remove_file(place.path("model").join(name)).unwrap();
+    }
+    assert!(place.run("bake model a.tla -o none").stderr.contains("no tokenizer"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_side_file_that_cannot_be_copied_is_named() {
+    use std::os::unix::fs::symlink;
+    let place = Place::new();
+    fs::remove_file(place.path("model/config.json")).unwrap();
+    symlink("nowhere.json", place.path("model/config.json")).unwrap();
+    let words = ["model/config.json is a link to a file that does not exist", "Mend the link"];
+    place.refused("bake model a.tla -o out", &words);
+    place.refused("merge model a.tla -o out/", &words);
+    place.refused("graft model a.tla -o out/", &words);
+    assert_eq!(place.run("merge model a.tla -o out.onnx").code, Some(0), "nothing is beside it");
+    fs::remove_file(place.path("model/config.json")).unwrap();
+    fs::create_dir(place.path("model/config.json")).unwrap();
+    place.refused("bake model a.tla -o out", &["model/config.json is not a regular file"]);
+}
