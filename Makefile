@@ -154,7 +154,7 @@ contrast: setup build
 		--plot docs/contrast.svg $(CONTRAST)
 
 # An adapter on bases of 8 and 4 bits: grafted, merged, refitted. Downloads onnx.
-quantised: build
+quantised: setup build
 	$(PYTHON) -m venv target/quantised-venv
 	target/quantised-venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt onnx onnx-ir
 	target/quantised-venv/bin/python benches/quantised.py --tla target/release/tla --run target/quantised
@@ -167,7 +167,7 @@ real: build
 # report of a run, TensorBoard. Each is downloaded to target/clients, gigabytes in all, or skipped if it cannot be had.
 # Some of them:
 # make clients CLIENTS="genai browser"
-clients: build
+clients: setup build
 	$(PYTHON) -B tests/clients/run.py --tla target/release/tla $(CLIENTS)
 
 # tests/cuda/kernels.txt from onnxruntime-gpu, of which 260 MB are downloaded. Needs gcc and no GPU.

@@ -33,13 +33,15 @@ impl<'a> Ranks<'a> {
                 ranks.lengths.insert(output, length);
             }
             let Some(rank) = ranks.made(node, reader) else { continue };
-            let is_alike = |place: &usize| match node.op_type() {
+            let is_alike = |place: usize| match node.op_type() {
                 "Split" | "DynamicQuantizeLinear" => true,
                 // The last is the sum that is normalised; between them lie mean and deviation.
-                "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" => place % 3 == 0,
-                _ => *place == 0,
+                "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" => {
+                    matches!(place, 0 | 3)
+                }
+                _ => place == 0,
             };
-            let outputs = node.output.iter().enumerate().filter(|(place, _)| is_alike(place));
+            let outputs = node.output.iter().enumerate().filter(|(place, _)| is_alike(*place));
             ranks.ranks.extend(outputs.map(|(_, name)| (name.as_str(), rank)));
         }
         ranks
