@@ -4,6 +4,8 @@ mod error;
 pub mod last_token;
 pub mod live;
 pub mod mixed;
+mod parts;
+mod prefill;
 pub mod rollout;
 pub mod sampling;
 pub mod side_files;
