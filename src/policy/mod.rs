@@ -1,5 +1,6 @@
 //! A language model that answers: tokenizer, chat template, sampling, rollouts.
 
+pub mod attention;
 mod error;
 pub mod last_token;
 pub mod live;
