@@ -4,8 +4,8 @@ use std::ops::Range;
 
 /// The fewest answers that are worth a thread's while.
 const LEAST: usize = 8;
-/// The most answers that are written at once: what is cached of more leaves the processor's own
-/// memory from token to token.
+/// About the most answers that are written at once: more of them are no faster, and leave less for
+/// other threads.
 const MOST: usize = 32;
 
 /// Consecutive prompts, in parts of about as many answers each; an even number of parts, or one if
@@ -39,7 +39,7 @@ mod tests {
     #[test]
     fn few_answers_make_one_part() {
         for (prompts, samples) in [(0, 8), (8, 0), (1, 64), (15, 1), (3, 5)] {
-            assert_eq!(parts(prompts, samples), [0..prompts]);
+            assert_eq!(parts(prompts, samples), vec![0..prompts; 1]);
         }
     }
 }

@@ -5,8 +5,8 @@
 //! Rows whose answers are complete leave the batch as soon as enough of them have.
 //!
 //! Where the model is small, prompts are answered in parts: threads do more with a part each than all
-//! at one operator, and what is cached stays nearer. The parts do not depend on how many threads
-//! there are, so neither do the bits of an answer.
+//! at one operator. The parts do not depend on how many threads there are, so neither do the bits of
+//! an answer.
 
 use std::{
     ops::Range,

@@ -206,8 +206,8 @@ fn repaired<'g>(makers: &Makers<'g>, softmax: &'g str) -> &'g str {
             && makers.number(&node.input[1]) == Some(0.0)
             && makers.made_by("IsNaN", &node.input[0]).is_some_and(|n| n.input[0] == softmax)
     });
-    match (repairs.next(), makers.readers(softmax).len()) {
-        (Some(repair), 2) => &repair.output[0],
+    match (repairs.next().and_then(|repair| repair.output.first()), makers.readers(softmax).len()) {
+        (Some(repaired), 2) => repaired,
         _ => softmax,
     }
 }
@@ -254,15 +254,12 @@ fn turn<'g>(makers: &Makers<'g>, tensor: &str, size: i64) -> Option<Turned<'g>> 
 }
 
 /// Whether `tensor` is half of the size of the heads `x`.
-fn is_half(makers: &Makers<'_>, tensor: &str, x: &str, size: i64) -> bool {
+fn is_half<'g>(makers: &Makers<'g>, tensor: &'g str, x: &str, size: i64) -> bool {
     if let Some(number) = makers.integer(tensor) {
         return number == size / 2;
     }
-    let Some(of_graph) = makers.maker(tensor).map(|node| node.output[0].as_str()) else {
-        return false;
-    };
     let halved = || {
-        let halved = makers.made_by("Div", makers.before(&["Unsqueeze", "Cast"], of_graph))?;
+        let halved = makers.made_by("Div", makers.before(&["Unsqueeze", "Cast"], tensor))?;
         let length = makers.made_by("Gather", &halved.input[0])?;
         let shape = makers.made_by("Shape", &length.input[0])?;
         let last = matches!(makers.integer(&length.input[1]), Some(3 | -1));
@@ -271,10 +268,9 @@ fn is_half(makers: &Makers<'_>, tensor: &str, x: &str, size: i64) -> bool {
     halved().unwrap_or(false)
 }
 
-/// Whether both halves of the angles are the same ones, before anything that is done to each alone.
-fn has_halves(makers: &Makers<'_>, angles: &str, op: &str) -> bool {
+/// Whether both halves of the angles are the same ones, before anything that is done to all alike.
+fn has_halves<'g>(makers: &Makers<'g>, angles: &'g str, op: &str) -> bool {
     let found = || {
-        let angles = makers.maker(angles)?.output.first()?;
         let (_, angles) = scaled(makers, makers.before(&["Cast"], angles));
         let both = makers.made_by(op, makers.before(&["Cast"], angles))?;
         let both = makers.made_by("Concat", &both.input[0])?;

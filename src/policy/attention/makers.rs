@@ -99,9 +99,15 @@ impl<'g> Makers<'g> {
     }
 }
 
-/// Whether `node` is an operator of the standard.
+/// Whether `node` is an operator of the standard, with as many inputs as that must have.
 pub(super) fn is(node: &NodeProto, op: &str) -> bool {
-    node.op_type() == op && matches!(node.domain(), "" | "ai.onnx")
+    let least = match op {
+        "Constant" => 0,
+        "Slice" | "Where" => 3,
+        "Add" | "Div" | "Expand" | "Gather" | "MatMul" | "Mul" | "Reshape" | "Unsqueeze" => 2,
+        _ => 1,
+    };
+    node.op_type() == op && matches!(node.domain(), "" | "ai.onnx") && node.input.len() >= least
 }
 
 /// Whether an axis attribute of a tensor of four axes means `axis`.

@@ -229,11 +229,11 @@ mod tests {
             let (mut model, _) = model(SPELLED_OUT[1]);
             let graph = model.graph.as_mut().unwrap();
             let place = graph.node.iter().position(|n| n.op_type() == "LessOrEqual").unwrap();
-            let (shown, later) = (&graph.node[place], &graph.node[place]);
-            let (output, inputs) = (shown.output[0].clone(), later.input.clone());
+            let earlier = graph.node[place].clone();
+            let (inputs, output) = (&earlier.input, &earlier.output[0]);
             graph.node[place].output[0] = "not later".to_owned();
             let near = node("LessOrEqual", "near", &[&inputs[1], &inputs[0]], &["near"]);
-            let both = node("And", "both", &["not later", "near"], &[&output]);
+            let both = node("And", "both", &["not later", "near"], &[output]);
             graph.node.insert(place + 1, near);
             graph.node.insert(place + 2, both);
             model
