@@ -14,7 +14,7 @@ use tla::{
         node::{node, tensor_value},
         proto::{GraphProto, ModelProto, OperatorSetIdProto, tensor_proto::DataType},
     },
-    runtime::{OF_SHAPES, SessionOptions},
+    runtime::{Cuda, OF_SHAPES, Provider, SessionOptions},
     train::{batch::Layout, gradient_model::gradient_model, student::for_rollouts},
 };
 
@@ -30,7 +30,7 @@ fn graphs(name: &str) -> Vec<(&'static str, ModelProto)> {
     if best == Layout::Shared {
         graphs.push(("gradients behind shared prompts", gradients(Layout::Shared)));
     }
-    graphs.push(("rollouts", for_rollouts(proto).expect("a cut")));
+    graphs.push(("rollouts", for_rollouts(proto, Provider::Cuda(Cuda::default())).expect("a cut")));
     graphs
 }
 

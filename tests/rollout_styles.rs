@@ -93,6 +93,32 @@ fn sharing_rows_changes_no_answer() {
 }
 
 #[test]
+fn answers_are_the_same_bit_for_bit_however_many_threads_write_them() {
+    let prompts: Vec<Vec<u32>> = (0..70)
+        .map(|k| (0..1 + k % 11).map(|at| ((k * 37 + at * 91) % 256) as u32).collect())
+        .collect();
+    let stop = stop();
+    for name in ["optimum-fp32/qwen2-tied", "genai-fp32-cpu/qwen2-tied"] {
+        let mut cases = [1, 2, 3]
+            .map(|threads| grafted::case(&format!("exports/{name}"), SessionOptions::cpu(threads)));
+        for (samples, decoding) in [(1, Decoding::Greedy), (1, sampled(1)), (5, sampled(2))] {
+            let plan = RolloutPlan {
+                prompts: &prompts,
+                samples,
+                max_tokens: 20,
+                stop: &stop,
+                pad: 0,
+                decoding,
+            };
+            let [alone, two, three] = cases.each_mut().map(|case| {
+                rollout(&mut case.rollouts, &[(MIXING, &case.mixing)], &plan).expect("answers")
+            });
+            assert!(alone == two && alone == three, "{name}, {samples}, {decoding:?}");
+        }
+    }
+}
+
+#[test]
 fn what_is_sampled_is_what_is_differentiated() {
     for (name, near) in [
         ("optimum-fp32/qwen2-tied", 1e-5),

@@ -3,11 +3,23 @@
 //! What answers to a prompt have in common is run once: a row of the batch stands for all answers
 //! that hold the same tokens so far, and becomes several, its cache rows repeated, where they part.
 //! Rows whose answers are complete leave the batch as soon as enough of them have.
+//!
+//! Where the model is small, prompts are answered in parts: threads do more with a part each than all
+//! at one operator. The parts do not depend on how many threads there are, so neither do the bits of
+//! an answer.
+
+use std::{
+    ops::Range,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 use rayon::prelude::*;
 
 use super::{
     PolicyError,
+    parts::parts,
+    prefill::{Prefill, longest},
     sampling::{Drawn, SamplingError, Softmax, greedy, uniform},
 };
 use crate::runtime::{Cache, CausalGraph, Rows, RuntimeError, Tensor};
@@ -76,7 +88,7 @@ pub struct ByPrompt<'a> {
     /// Its name.
     pub name: &'a str,
     /// Its value for a batch whose rows answer these prompts.
-    pub rows: &'a dyn Fn(&[usize]) -> Result<Tensor, PolicyError>,
+    pub rows: &'a (dyn Fn(&[usize]) -> Result<Tensor, PolicyError> + Sync),
 }
 
 /// Answers `plan.samples` times to each prompt; answer s of prompt p is at p·samples + s. The
@@ -141,51 +153,77 @@ fn answers(
     if answers.is_empty() || plan.max_tokens == 0 {
         return Ok(answers);
     }
-    let prefill = Prefill::new(plan, graph.interface.padded_right);
-    let rows = Rows {
-        batch: plan.prompts.len(),
-        ids: &prefill.ids,
-        mask: &prefill.mask,
-        positions: &prefill.positions,
-    };
-    let empty = graph.empty_cache(plan.prompts.len())?;
-    let (logits, cache) = extra.step(graph, &rows, empty, 0..plan.prompts.len())?;
-    let mut live = Live::new(plan, &prefill, cache);
-    live.choose(plan, graph, &logits, &mut answers)?;
-    while !live.rows.is_empty() {
-        let logits = live.advance(graph, extra)?;
-        live.choose(plan, graph, &logits, &mut answers)?;
+    match parts(plan.prompts.len(), plan.samples) {
+        parts if graph.in_parts() && parts.len() > 1 => {
+            let hands = graph.hands(parts.len())?;
+            share_out(hands, parts, plan, extra, &mut answers)?;
+        }
+        _ => {
+            let prompts = 0..plan.prompts.len();
+            Part { plan, extra, prompts, threaded: true }.fill(graph, &mut answers)?;
+        }
     }
     Ok(answers)
 }
 
-/// Prompts padded to one length, on the left unless the model's attention wants it on the right.
-struct Prefill {
-    length: usize,
-    ids: Vec<i64>,
-    mask: Vec<i64>,
-    positions: Vec<i64>,
-    /// Where the last token of each prompt is.
-    ends: Vec<usize>,
+/// Answers `parts`, each of `hands` taking the next one that is left.
+fn share_out(
+    hands: &mut [CausalGraph],
+    parts: Vec<Range<usize>>,
+    plan: &RolloutPlan<'_>,
+    extra: &Extra<'_>,
+    answers: &mut [Completion],
+) -> Result<(), PolicyError> {
+    let mut outcomes: Vec<Result<(), PolicyError>> = parts.iter().map(|_| Ok(())).collect();
+    let mut rest = answers;
+    let mut left = Vec::with_capacity(parts.len());
+    for (prompts, outcome) in parts.into_iter().zip(&mut outcomes) {
+        let (own, others) = rest.split_at_mut(prompts.len() * plan.samples);
+        rest = others;
+        left.push((Part { plan, extra, prompts, threaded: false }, own, outcome));
+    }
+    let left = Mutex::new(left.into_iter());
+    thread::scope(|scope| {
+        for hand in hands {
+            let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+            scope.spawn(move || {
+                while let Some((part, answers, outcome)) = next() {
+                    *outcome = part.fill(hand, answers);
+                }
+            });
+        }
+    });
+    // In order, so that of several errors the same one is reported whatever the threads.
+    outcomes.into_iter().collect()
 }
 
-impl Prefill {
-    fn new(plan: &RolloutPlan<'_>, padded_right: bool) -> Self {
-        let length = plan.prompts.iter().map(Vec::len).max().unwrap_or(0);
-        let (ids, mask, positions, ends) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut made = Self { length, ids, mask, positions, ends };
-        for prompt in plan.prompts {
-            let before = if padded_right { 0 } else { length - prompt.len() };
-            let own = before..before + prompt.len();
-            made.ids.extend(std::iter::repeat_n(i64::from(plan.pad), before));
-            made.ids.extend(prompt.iter().map(|t| i64::from(*t)));
-            made.ids.extend(std::iter::repeat_n(i64::from(plan.pad), length - own.end));
-            made.mask.extend((0..length).map(|k| i64::from(own.contains(&k))));
-            let last = prompt.len().saturating_sub(1);
-            made.positions.extend((0..length).map(|k| k.saturating_sub(before).min(last) as i64));
-            made.ends.push(own.end.saturating_sub(1));
+/// Some of the prompts, answered together.
+struct Part<'a> {
+    plan: &'a RolloutPlan<'a>,
+    extra: &'a Extra<'a>,
+    prompts: Range<usize>,
+    /// Whether threads may share its rows.
+    threaded: bool,
+}
+
+impl Part<'_> {
+    /// Writes the answers to these prompts.
+    fn fill(&self, graph: &mut CausalGraph, answers: &mut [Completion]) -> Result<(), PolicyError> {
+        let (plan, batch) = (self.plan, self.prompts.len());
+        let prompts = &plan.prompts[self.prompts.clone()];
+        let prefill =
+            Prefill::new(prompts, longest(plan.prompts), plan.pad, graph.interface.padded_right);
+        let Prefill { ids, mask, positions, .. } = &prefill;
+        let rows = Rows { batch, ids, mask, positions };
+        let empty = graph.empty_cache(batch)?;
+        let (logits, cache) = self.extra.step(graph, &rows, empty, self.prompts.clone())?;
+        let mut live = Live::new(self, &prefill, cache);
+        live.choose(self, graph, &logits, answers)?;
+        while !live.rows.is_empty() {
+            let logits = live.advance(graph, self.extra)?;
+            live.choose(self, graph, &logits, answers)?;
         }
-        made
+        Ok(())
     }
 }
 
@@ -195,7 +233,7 @@ type Parting = (usize, Vec<(u32, Vec<usize>)>);
 /// Answers that hold the same tokens so far.
 struct Row {
     prompt: usize,
-    /// Those still being written; none once all are complete.
+    /// Those still being written, counted from the first of the part; none once all are complete.
     answers: Vec<usize>,
     last: u32,
     position: i64,
@@ -210,13 +248,14 @@ struct Live {
 }
 
 impl Live {
-    fn new(plan: &RolloutPlan<'_>, prefill: &Prefill, cache: Cache) -> Self {
+    fn new(part: &Part<'_>, prefill: &Prefill, cache: Cache) -> Self {
+        let (plan, samples) = (part.plan, part.plan.samples);
         let masks = prefill.mask.chunks(prefill.length.max(1));
-        let rows = plan.prompts.iter().zip(masks).enumerate().map(|(index, (prompt, mask))| Row {
-            prompt: index,
-            answers: (index * plan.samples..(index + 1) * plan.samples).collect(),
+        let rows = part.prompts.clone().zip(masks).enumerate().map(|(index, (prompt, mask))| Row {
+            prompt,
+            answers: (index * samples..(index + 1) * samples).collect(),
             last: plan.pad,
-            position: prompt.len() as i64,
+            position: plan.prompts[prompt].len() as i64,
             end: prefill.ends[index],
             mask: mask.to_vec(),
         });
@@ -227,11 +266,12 @@ impl Live {
     /// at the one position the graph was cut to.
     fn choose(
         &mut self,
-        plan: &RolloutPlan<'_>,
+        part: &Part<'_>,
         graph: &mut CausalGraph,
         logits: &Tensor,
         answers: &mut [Completion],
     ) -> Result<(), PolicyError> {
+        let plan = part.plan;
         let dims = logits.dims();
         let [_, length, vocabulary] = dims[..] else {
             return Err(PolicyError::Runtime(RuntimeError::Tensor {
@@ -241,17 +281,18 @@ impl Live {
             }));
         };
         let values = logits.to_f32("logits")?;
+        let first = part.prompts.start * plan.samples;
         let written: Vec<u64> = answers.iter().map(|a| a.tokens.len() as u64).collect();
         let draw = |(index, row): (usize, &Row)| {
             let place = index * length + row.end.min(length - 1);
             let scores = &values[place * vocabulary..][..vocabulary];
-            drawn(plan.decoding, scores, &row.answers, &written)
+            drawn(plan.decoding, scores, first, &row.answers, &written)
         };
         // In order, so that of several errors the same one is reported whatever the threads.
         let chosen: Vec<Result<Vec<Drawn>, SamplingError>> =
-            match self.rows.len().saturating_mul(vocabulary) < PARALLEL {
-                true => self.rows.iter().enumerate().map(draw).collect(),
-                false => self.rows.par_iter().enumerate().map(draw).collect(),
+            match part.threaded && self.rows.len().saturating_mul(vocabulary) >= PARALLEL {
+                true => self.rows.par_iter().enumerate().map(draw).collect(),
+                false => self.rows.iter().enumerate().map(draw).collect(),
             };
         let mut next = Vec::with_capacity(self.rows.len());
         for (from, (row, chosen)) in self.rows.iter().zip(chosen).enumerate() {
@@ -334,10 +375,11 @@ impl Live {
 }
 
 /// The next token of each of `answers`, all from the same logits; `written` counts the tokens every
-/// answer has.
+/// answer has. They are counted from `first`.
 fn drawn(
     decoding: Decoding,
     scores: &[f32],
+    first: usize,
     answers: &[usize],
     written: &[u64],
 ) -> Result<Vec<Drawn>, SamplingError> {
@@ -350,7 +392,7 @@ fn drawn(
     };
     let softmax = Softmax::new(scores, temperature)?;
     let draw = |answer: &usize| {
-        let row = first_row + *answer as u64 % streams.max(1);
+        let row = first_row + (first + *answer) as u64 % streams.max(1);
         softmax.draw(uniform(seed, step, row, written[*answer]))
     };
     answers.iter().map(draw).collect()

@@ -1,10 +1,13 @@
 //! A language model's inputs and outputs: tokens, mask, positions, key-value cache.
 
-use std::path::Path;
+use std::{
+    path::{Path, PathBuf},
+    slice,
+};
 
 use super::{
     Cache, Provider, RuntimeError, Session, SessionOptions, Tensor, cache::grows_in_place,
-    head_size::head_size, rows::RowPicker,
+    head_size::head_size, rows::RowPicker, session::PackedWeights,
 };
 use crate::model::{
     node::{Dim, tensor_type},
@@ -172,6 +175,17 @@ pub struct CausalGraph {
     presents: Vec<usize>,
     /// Whether the cache is written where it lies.
     pub(super) in_place: bool,
+    /// What graphs for one thread each are loaded from, if they are worth it, and those.
+    small: Option<Small>,
+    hands: Vec<CausalGraph>,
+}
+
+/// A model whose weights may be held twice.
+struct Small {
+    model: ModelProto,
+    path: PathBuf,
+    options: SessionOptions,
+    packed: PackedWeights,
 }
 
 impl CausalGraph {
@@ -184,10 +198,24 @@ impl CausalGraph {
         path: &Path,
         options: SessionOptions,
     ) -> Result<Self, RuntimeError> {
+        let mut loaded = Self::load_packed(model, path, options, None)?;
+        if loaded.session.is_small() && options.provider == Provider::Cpu {
+            let (model, path, packed) = (model.clone(), path.to_owned(), PackedWeights::none()?);
+            loaded.small = Some(Small { model, path, options, packed });
+        }
+        Ok(loaded)
+    }
+
+    fn load_packed(
+        model: &ModelProto,
+        path: &Path,
+        options: SessionOptions,
+        shared: Option<&PackedWeights>,
+    ) -> Result<Self, RuntimeError> {
         let graph = model.graph.as_ref();
         let graph = graph.ok_or_else(|| RuntimeError::NotCausal { what: "graph".to_owned() })?;
         let interface = Interface::of(graph)?;
-        let session = Session::load("the model", model, path, options)?;
+        let session = Session::load_packed("the model", model, path, options, shared)?;
         let outputs = session.outputs();
         let position = |name: &str| {
             let found = outputs.iter().position(|(o, _)| o == name);
@@ -199,7 +227,34 @@ impl CausalGraph {
         let kinds: Vec<DataType> = interface.slots.iter().map(|s| s.kind).collect();
         let picker = RowPicker::load(&kinds, options)?;
         let in_place = options.provider == Provider::Cpu && grows_in_place(graph, &interface.slots);
-        Ok(Self { interface, session, picker, logits, presents, in_place })
+        let (small, hands) = (None, Vec::new());
+        Ok(Self { interface, session, picker, logits, presents, in_place, small, hands })
+    }
+
+    /// Whether [`Self::hands`] do more side by side than their threads at one operator: the model is
+    /// small and runs on the host.
+    pub fn in_parts(&self) -> bool {
+        self.small.is_some()
+    }
+
+    /// The same graph once for every thread, but no more than `most`, to run side by side; itself if
+    /// that is one.
+    ///
+    /// # Errors
+    /// If the runtime refuses the model.
+    pub fn hands(&mut self, most: usize) -> Result<&mut [CausalGraph], RuntimeError> {
+        let threads = self.small.as_ref().map_or(1, |small| small.options.threads);
+        let count = threads.min(most);
+        let Some(Small { model, path, options, packed }) =
+            self.small.as_ref().filter(|_| count > 1)
+        else {
+            return Ok(slice::from_mut(self));
+        };
+        let alone = SessionOptions { threads: 1, ..*options };
+        while self.hands.len() < count {
+            self.hands.push(Self::load_packed(model, path, alone, Some(packed))?);
+        }
+        Ok(&mut self.hands[..count])
     }
 
     /// A cache that holds nothing yet.

@@ -6,7 +6,7 @@ use ort::{
     memory::MemoryInfo,
     session::{
         RunOptions, Session as OrtSession, SessionOutputs,
-        builder::{BuilderResult, GraphOptimizationLevel, SessionBuilder},
+        builder::{BuilderResult, GraphOptimizationLevel, PrepackedWeights, SessionBuilder},
     },
     value::ValueType,
 };
@@ -14,7 +14,7 @@ use prost::Message;
 
 use super::{
     Provider, RuntimeError, Tensor,
-    environment::loaded,
+    environment::{environment, loaded},
     placement, transposed,
     weights::{self, Lent},
 };
@@ -59,6 +59,7 @@ pub struct Session {
     device: MemoryInfo<'static>,
     host: MemoryInfo<'static>,
     giving_back: Option<RunOptions>,
+    small: bool,
     /// Dropped after the session that reads them.
     _lent: Vec<Lent>,
 }
@@ -76,14 +77,31 @@ impl Session {
         path: &Path,
         options: SessionOptions,
     ) -> Result<Self, RuntimeError> {
+        Self::load_packed(what, model, path, options, None)
+    }
+
+    /// [`Self::load`] of a model that others are loaded from too, all with one copy of what is
+    /// packed.
+    pub(super) fn load_packed(
+        what: &str,
+        model: &ModelProto,
+        path: &Path,
+        options: SessionOptions,
+        shared: Option<&PackedWeights>,
+    ) -> Result<Self, RuntimeError> {
         let loaded = loaded(options.provider)?;
         let provider = options.provider;
         let refused = |error: ort::Error| refused(what, provider, &error);
         let builder = OrtSession::builder(&loaded.environment).map_err(refused)?;
         let (mut lean, lent) = weights::lend(model)?;
         transposed::flag(&mut lean, provider);
-        let packed = options.packed || has_blocks(&lean) || weights::bytes(&lent) <= SMALL;
-        let builder = configured(builder, path, options, packed).map_err(|e| refused(e.into()))?;
+        let small = weights::bytes(&lent) <= SMALL;
+        let packed = options.packed || has_blocks(&lean) || small;
+        let mut builder =
+            configured(builder, path, options, packed).map_err(|e| refused(e.into()))?;
+        if let Some(PackedWeights(shared)) = shared {
+            builder = builder.with_prepacked_weights(shared).map_err(|e| refused(e.into()))?;
+        }
         let mut builder = provider.register(builder, &loaded.library)?;
         weights::give(&mut builder, &lent, provider).map_err(refused)?;
         let inner = builder.commit_from_memory(&lean.encode_to_vec()).map_err(refused)?;
@@ -97,8 +115,14 @@ impl Session {
             device: provider.memory().map_err(refused)?,
             host: Provider::Cpu.memory().map_err(refused)?,
             giving_back: provider.giving_back().map_err(refused)?,
+            small,
             _lent: lent,
         })
+    }
+
+    /// Whether the weights are so few that they may be held twice.
+    pub(super) fn is_small(&self) -> bool {
+        self.small
     }
 
     /// Names and dimensions of the inputs, in order; unnamed free dimensions are empty names.
@@ -197,6 +221,17 @@ impl Session {
 
     fn output_names(&self) -> Vec<String> {
         self.inner.outputs().iter().map(|o| o.name().to_owned()).collect()
+    }
+}
+
+/// Weights in the order in which products read them, for all sessions of one model.
+pub(super) struct PackedWeights(PrepackedWeights);
+
+impl PackedWeights {
+    /// Of no session so far.
+    pub fn none() -> Result<Self, RuntimeError> {
+        environment()?;
+        Ok(Self(PrepackedWeights::new()))
     }
 }
 

@@ -7,9 +7,9 @@ use crate::{
     autodiff::lowering::opset,
     format::{ModuleId, Split},
     model::{OnnxModel, Targets, proto::ModelProto},
-    policy::{last_token::own_last_token_patch, voice::Voice},
+    policy::{attention::attend_by_one_operator, last_token::own_last_token_patch, voice::Voice},
     projection::{Basis, basis},
-    runtime::{CausalGraph, Interface, LOGITS, SessionOptions},
+    runtime::{CausalGraph, Interface, LOGITS, Provider, SessionOptions},
     surgery::{LowRank, last_token_patch, lowrank_patch},
 };
 
@@ -64,7 +64,8 @@ impl Student {
         let gradient = lessons
             .map(|lessons| differentiated(&grafted, &model.path, frozen, lessons, unpacked))
             .transpose()?;
-        let graph = CausalGraph::load(&for_rollouts(grafted)?, &model.path, options)?;
+        let graph = for_rollouts(grafted, options.provider)?;
+        let graph = CausalGraph::load(&graph, &model.path, options)?;
         Ok(Self { voice, graph, gradient })
     }
 }
@@ -131,11 +132,15 @@ pub fn graft(
     Ok(proto)
 }
 
-/// The same graph with logits of the last position only.
+/// The same graph with logits of the last position only and, on the host, attention by one operator
+/// where it is spelled out.
 ///
 /// # Errors
-/// If the cut does not fit the graph.
-pub fn for_rollouts(mut grafted: ModelProto) -> Result<ModelProto, TrainError> {
+/// If the cut or the operator does not fit the graph.
+pub fn for_rollouts(mut grafted: ModelProto, provider: Provider) -> Result<ModelProto, TrainError> {
+    if provider == Provider::Cpu {
+        attend_by_one_operator(&mut grafted)?;
+    }
     let graph = grafted.graph.as_mut().ok_or(TrainError::NoGraph)?;
     let cut = match Interface::of(graph)?.padded_right {
         true => own_last_token_patch(graph, LOGITS),

@@ -53,7 +53,7 @@ pub struct Case {
 pub fn case(name: &str, options: SessionOptions) -> Case {
     let Grafted { model, modules, proto, layout } = grafted(name);
     let gradients = GradientGraph::build(&proto, &model.path, &modules, RANK, layout, options);
-    let rollouts = for_rollouts(proto).expect("a cut");
+    let rollouts = for_rollouts(proto, options.provider).expect("a cut");
     let values = (0..modules.len() * 4).map(|k| 0.1 * ((k * 7 % 11) as f32 - 5.0) / 5.0).collect();
     Case {
         rollouts: CausalGraph::load(&rollouts, &model.path, options).expect("rollouts"),

@@ -1,0 +1,116 @@
+//! Who makes a tensor and who reads it.
+
+use std::collections::HashMap;
+
+use crate::model::{
+    node::{floats, int_attribute, integers, ints_attribute, tensor_attribute},
+    proto::{GraphProto, NodeProto, TensorProto},
+};
+
+pub(super) struct Makers<'g> {
+    pub graph: &'g GraphProto,
+    places: HashMap<&'g str, usize>,
+    readers: HashMap<&'g str, Vec<(usize, usize)>>,
+    stored: HashMap<&'g str, &'g TensorProto>,
+}
+
+impl<'g> Makers<'g> {
+    pub fn new(graph: &'g GraphProto) -> Self {
+        let mut places = HashMap::new();
+        let mut readers: HashMap<&str, Vec<(usize, usize)>> = HashMap::new();
+        for (place, node) in graph.node.iter().enumerate() {
+            places.extend(node.output.iter().map(|o| (o.as_str(), place)));
+            for (slot, input) in node.input.iter().enumerate() {
+                readers.entry(input).or_default().push((place, slot));
+            }
+        }
+        let stored = graph.initializer.iter().map(|t| (t.name(), t)).collect();
+        Self { graph, places, readers, stored }
+    }
+
+    /// Where the node is that makes `tensor`.
+    pub fn place(&self, tensor: &str) -> Option<usize> {
+        self.places.get(tensor).copied()
+    }
+
+    /// The node that makes `tensor`.
+    pub fn maker(&self, tensor: &str) -> Option<&'g NodeProto> {
+        self.place(tensor).map(|place| &self.graph.node[place])
+    }
+
+    /// The same if it is an `op` of the standard.
+    pub fn made_by(&self, op: &str, tensor: &str) -> Option<&'g NodeProto> {
+        self.maker(tensor).filter(|node| is(node, op))
+    }
+
+    /// The nodes that read `tensor`, and as which of their inputs.
+    pub fn readers(&self, tensor: &str) -> &[(usize, usize)] {
+        self.readers.get(tensor).map_or(&[], Vec::as_slice)
+    }
+
+    /// What the only node that reads `tensor` makes, if that is an `op`.
+    pub fn only_reader(&self, op: &str, tensor: &str) -> Option<&'g NodeProto> {
+        let [(place, _)] = self.readers(tensor) else { return None };
+        Some(&self.graph.node[*place]).filter(|node| is(node, op))
+    }
+
+    fn constant(&self, tensor: &str) -> Option<&'g TensorProto> {
+        self.stored.get(tensor).copied().or_else(|| {
+            self.made_by("Constant", tensor).and_then(|node| tensor_attribute(node, "value"))
+        })
+    }
+
+    /// The numbers of a constant.
+    pub fn integers(&self, tensor: &str) -> Option<Vec<i64>> {
+        self.constant(tensor).and_then(integers)
+    }
+
+    /// The only number of a constant.
+    pub fn integer(&self, tensor: &str) -> Option<i64> {
+        self.integers(tensor).and_then(|found| <[i64; 1]>::try_from(found).ok()).map(|[n]| n)
+    }
+
+    /// The only number of a constant.
+    pub fn number(&self, tensor: &str) -> Option<f32> {
+        let found = self.constant(tensor).and_then(floats);
+        found.and_then(|found| <[f32; 1]>::try_from(found).ok()).map(|[x]| x)
+    }
+
+    /// `tensor` before operators that change neither values nor their order.
+    pub fn before(&self, ops: &[&str], mut tensor: &'g str) -> &'g str {
+        while let Some(node) = self.maker(tensor).filter(|node| ops.iter().any(|op| is(node, op))) {
+            let Some(input) = node.input.first() else { break };
+            tensor = input;
+        }
+        tensor
+    }
+
+    /// What a Transpose of four axes that makes `tensor` turned round.
+    pub fn turned(&self, tensor: &str, perm: [i64; 4]) -> Option<&'g str> {
+        let node = self.made_by("Transpose", tensor)?;
+        (ints_attribute(node, "perm")? == perm).then(|| node.input[0].as_str())
+    }
+
+    /// The two inputs of an `op` that makes `tensor`, in both orders.
+    pub fn pairs(&self, op: &str, tensor: &str) -> Option<[(&'g str, &'g str); 2]> {
+        let node = self.made_by(op, tensor)?;
+        let [a, b] = &node.input[..] else { return None };
+        Some([(a, b), (b, a)])
+    }
+}
+
+/// Whether `node` is an operator of the standard, with as many inputs as that must have.
+pub(super) fn is(node: &NodeProto, op: &str) -> bool {
+    let least = match op {
+        "Constant" => 0,
+        "Slice" | "Where" => 3,
+        "Add" | "Div" | "Expand" | "Gather" | "MatMul" | "Mul" | "Reshape" | "Unsqueeze" => 2,
+        _ => 1,
+    };
+    node.op_type() == op && matches!(node.domain(), "" | "ai.onnx") && node.input.len() >= least
+}
+
+/// Whether an axis attribute of a tensor of four axes means `axis`.
+pub(super) fn along(node: &NodeProto, axis: i64) -> bool {
+    int_attribute(node, "axis").is_some_and(|found| found == axis || found == axis - 4)
+}
