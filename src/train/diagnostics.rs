@@ -131,7 +131,7 @@ mod tests {
         assert_eq!((found.reward_mean, found.cut_share), (Some(0.75), Some(0.5)));
         assert_eq!((found.entropy_mean, found.rollout_seconds), (Some(0.25), 0.5));
         let score = score(&groups).unwrap();
-        assert_eq!((score.mean, score.variance), (0.75, Some(0.0625)));
+        assert_eq!((score.mean, score.problems, score.spread), (0.75, 2, Some(0.125)));
     }
 
     #[test]

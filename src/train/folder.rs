@@ -304,7 +304,7 @@ mod tests {
             "",
             "{}",
             &good[..good.len() / 2],
-            &good.replace("\"version\":2", "\"version\":1"),
+            &good.replace("\"version\":3", "\"version\":2"),
             &good.replacen("\"steps\":1", "\"steps\":-1", 1),
             &good.replace("\"answers\"", "\"answer\""),
         ] {

@@ -5,6 +5,7 @@
 //! from.
 
 pub mod adam;
+pub mod average;
 pub mod batch;
 pub mod data;
 pub mod diagnostics;
@@ -18,6 +19,8 @@ pub mod gradient;
 pub mod gradient_model;
 pub mod grpo;
 pub mod guard;
+#[cfg(test)]
+mod guard_odds;
 pub mod journal;
 pub mod order;
 pub mod partition;
@@ -30,6 +33,7 @@ pub mod room;
 pub mod run;
 pub mod schedule;
 pub mod score;
+pub mod spread;
 pub mod state;
 pub mod student;
 

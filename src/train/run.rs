@@ -121,7 +121,7 @@ pub fn train(
             pull.as_mut().map(|pull| pull.gradient(student, live, &v)).transpose()?;
         let worth = match recipe.objective {
             Objective::Grpo => score(groups),
-            Objective::Sft => gradient.as_ref().map(|g| Score::of_loss(g.loss, &g.examples)),
+            Objective::Sft => gradient.as_ref().and_then(|g| Score::of_loss(g.loss, &g.examples)),
         };
         let best = worth.and_then(|s| now.guard.observe(step, s, &now.adam, &recipe.rules));
         record.average = now.guard.average();

@@ -20,7 +20,7 @@ pub const STATE: &str = "state.json";
 /// Where the next state is written before it takes that name.
 pub const NEXT: &str = "state.json.next";
 /// The version of the state.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// The most bytes a state may have: v, two moments and the best of each, for the most numbers an
 /// adapter may have, is well below.
 const LIMIT: u64 = 1 << 30;
@@ -90,6 +90,12 @@ pub struct State {
     pub progress: Option<Progress>,
 }
 
+/// What is in the file of any version.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
 impl State {
     /// Of a run that has yet to do something.
     pub fn new(settings: Settings) -> Self {
@@ -119,9 +125,11 @@ impl State {
             return Err(broken(format!("it has {length} bytes")));
         }
         let text = fs::read(path).map_err(io("read", path))?;
-        let state: Self = serde_json::from_slice(&text).map_err(|e| broken(e.to_string()))?;
-        match state.version {
-            VERSION => Ok(state),
+        let unread = |error: serde_json::Error| broken(error.to_string());
+        // Another version has other fields, so its number is read before them.
+        let Versioned { version } = serde_json::from_slice(&text).map_err(unread)?;
+        match version {
+            VERSION => serde_json::from_slice(&text).map_err(unread),
             other => Err(broken(format!("its version is {other} and not {VERSION}"))),
         }
     }
@@ -150,4 +158,20 @@ fn io<'a>(
     path: &'a Path,
 ) -> impl FnOnce(std::io::Error) -> StateError + use<'a> {
     move |source| StateError::Io { action, path: path.to_path_buf(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_of_another_version_is_refused_by_its_number_whatever_its_fields() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join(STATE), r#"{"version": 2, "mood": "good"}"#).unwrap();
+        let error = State::read(home.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("its version is 2 and not 3. Restore the file, or begin"),
+            "{error}"
+        );
+    }
 }
