@@ -9,7 +9,7 @@ use forms::{Place, V, adapter, as_integers, bytes, quantised};
 use tla::{
     format::{ModuleId, Role},
     model::{
-        OnnxModel, Targets, base_digest,
+        Naming, OnnxModel, Targets, base_digest, find_targets_by,
         node::{Attribute, node, tensor_f32, with_attribute},
         proto::{
             AttributeProto, GraphProto, NodeProto, ValueInfoProto, attribute_proto::AttributeType,
@@ -69,6 +69,18 @@ fn matrices_that_branches_read_are_merged_into_and_not_grafted_beside() {
     assert!(place.targets.get(ModuleId::LM_HEAD).is_none());
     let reason = |s: &tla::model::Skipped| s.reason.contains("others read its matrix");
     assert!(place.targets.skipped.iter().any(reason), "{:?}", place.targets.skipped);
+}
+
+#[test]
+fn a_rule_may_name_a_node_inside_a_branch() {
+    let place = Place::new("qwen2-tied", |_, _, graph| as_branches(graph));
+    let by = |rule: &str| {
+        find_targets_by(&place.model, &Naming::new(vec![rule.parse().unwrap()]))
+            .map(|found| found.targets.iter().filter(|t| t.module.role == Role::Up).count())
+    };
+    assert_eq!(by("/model/layers.{layer}/mlp/up_proj/MatMul=up").ok(), Some(2));
+    let renamed = by("/model/layers.{layer}/nowhere/MatMul=up").unwrap_err().to_string();
+    assert!(renamed.contains("no node or tensor"), "{renamed}");
 }
 
 /// Lets every branch read another value, which nodes of the main graph make.

@@ -6,15 +6,21 @@
 mod forms;
 mod logits;
 
-use forms::{Place, V, adapter, as_gemm, as_integers, bytes, plain, quantised, replaced};
+use forms::{
+    Place, V, adapter, as_gemm, as_integers, as_integers_within, bytes, plain, quantised, replaced,
+};
 use ndarray::Array2;
 use std::path::PathBuf;
 use tla::{
     format::{Header, ModuleId, Role, RoleSet},
     model::{
-        OnnxModel, Targets, base_digest, find_targets,
+        Naming, OnnxModel, Targets, base_digest, find_targets, find_targets_by,
         node::{Attribute, node, tensor_f32, tensor_i64, with_attribute},
-        proto::{GraphProto, NodeProto, tensor_proto::DataType},
+        proto::{
+            AttributeProto, GraphProto, NodeProto, TensorProto, attribute_proto::AttributeType,
+            tensor_proto::DataType,
+        },
+        summarize,
     },
     surgery::{merge, rebuild_from, verify_merged},
 };
@@ -154,12 +160,46 @@ fn integers_that_are_multiplied_as_such_take_a_graft_and_a_merge() {
         let weight = place.model.weight(target).unwrap();
         assert!(weight.iter().zip(&original).all(|(a, b)| (a - b).abs() <= 0.51 * most));
     }
+    let sizes = |is_head: bool| {
+        let of =
+            place.targets.targets.iter().filter(|t| (t.module == ModuleId::LM_HEAD) == is_head);
+        of.map(|t| (t.rows * t.cols) as u64).sum::<u64>()
+    };
+    let summary = summarize(&place.model, &place.targets).unwrap();
+    assert_eq!(summary.adaptable_bytes, sizes(false) + 4 * sizes(true));
     let [at_zero, default, _] = place.grafted(&adapter());
     let (base, merged) = (place.base(), place.merged(&adapter()));
     assert_eq!(place.apart(&at_zero, &base), 0.0);
     let (gap, effect) = (place.apart(&merged, &default), place.apart(&default, &base));
     println!("integers: merged is {gap:.1e} from grafted, the adapter's effect {effect:.1e}");
     assert!(effect > 0.1 && gap < 0.5 * effect, "{gap:e} {effect:e}");
+}
+
+#[test]
+fn integers_within_a_reduced_range_stay_there_and_carry_the_adapter() {
+    let place = Place::new("llama-untied", |base, targets, graph| {
+        as_integers_within(base, targets, graph, 64.0);
+    });
+    let [_, grafted, _] = place.grafted(&adapter());
+    let (base, header) = (place.base(), adapter());
+    let effect = place.apart(&grafted, &base);
+    let largest = |name: &str| {
+        let model = OnnxModel::load(&place.folder.path().join(name)).unwrap();
+        let is_weight =
+            |t: &&TensorProto| t.data_type() == DataType::Int8 as i32 && t.dims.len() == 2;
+        let weights = model.graph().initializer.iter().filter(is_weight);
+        let bytes = weights.flat_map(|t| model.tensor_bytes(t).unwrap().to_vec());
+        bytes.map(|byte| (byte as i8).unsigned_abs()).max()
+    };
+    assert_eq!(largest("model.onnx"), Some(64));
+    for (name, logits) in
+        [("merged.onnx", place.merged(&header)), ("fitted.onnx", place.fitted(&header))]
+    {
+        assert_eq!(largest(name), Some(64), "{name}");
+        let gap = place.apart(&logits, &grafted);
+        println!("{name} is {gap:.1e} from grafted, the adapter's effect {effect:.1e}");
+        assert!(effect > 0.1 && gap < 0.5 * effect, "{name}: {gap:e} {effect:e}");
+    }
 }
 
 #[test]
@@ -278,5 +318,80 @@ fn a_packed_gemm_is_cut_along_its_second_axis() {
         });
         let expected = vec![(Role::Q, 4), (Role::K, 2), (Role::V, 2)];
         assert_eq!(found.ok(), fits.then_some(expected), "axis {axis}");
+    }
+}
+
+/// A packed gate and up projection, cut where half of its last dimension is: `of` is whose shape is
+/// taken, `axis` which of its sizes, and `kind` what that is cast to.
+fn halved(
+    of: &str,
+    axis: i64,
+    kind: DataType,
+    activated: &str,
+) -> Option<Vec<(Role, usize, usize)>> {
+    let cast = node("Cast", "cast", &["size"], &["number"]);
+    let graph = GraphProto {
+        node: vec![
+            node("MatMul", "/model/layers.0/mlp/gate_up_proj/MatMul", &["x", "w"], &["y"]),
+            node("Shape", "shape", &[of], &["shape"]),
+            node("Gather", "gather", &["shape", "axis"], &["size"]),
+            with_attribute(cast, "to", Attribute::Int(kind as i64)),
+            node("Add", "add", &["number", "one"], &["more"]),
+            node("Div", "div", &["more", "two"], &["half"]),
+            node("Mul", "mul", &["half", "one"], &["middle"]),
+            node("Mul", "mul again", &["half", "two"], &["end"]),
+            node("Slice", "first", &["y", "zero", "middle", "last"], &["a"]),
+            node("Slice", "second", &["y", "middle", "end", "last"], &["b"]),
+            node("Sigmoid", "activate", &[activated], &["activated"]),
+        ],
+        initializer: vec![
+            tensor_f32("w", &[4, 8], &[0.5; 32]),
+            tensor_i64("axis", &[1], &[axis]),
+            tensor_i64("zero", &[1], &[0]),
+            tensor_i64("one", &[1], &[1]),
+            tensor_i64("two", &[1], &[2]),
+            tensor_i64("last", &[1], &[-1]),
+        ],
+        ..GraphProto::default()
+    };
+    let mut proto = plain("qwen2-tied").proto.clone();
+    proto.graph = Some(graph);
+    let model = OnnxModel::from_proto(proto, PathBuf::from("made.onnx")).unwrap();
+    let place = |t: &tla::model::Target| (t.module.role, t.part.unwrap().first, t.rows);
+    Some(find_targets(&model).ok()?.targets.iter().map(place).collect())
+}
+
+#[test]
+fn a_packed_projection_is_cut_where_its_own_last_dimension_says() {
+    let integer = DataType::Int64;
+    let cut = |gate, up| Some(vec![(Role::Gate, gate, 4), (Role::Up, up, 4)]);
+    for axis in [-1, 2] {
+        assert_eq!(halved("y", axis, integer, "a"), cut(0, 4));
+        assert_eq!(halved("y", axis, integer, "b"), cut(4, 0));
+    }
+    // Of another value, along another axis, or in numbers that are not whole, nothing is known.
+    assert_eq!(halved("x", -1, integer, "a"), None);
+    assert_eq!(halved("y", 1, integer, "a"), None);
+    assert_eq!(halved("y", -1, DataType::Float, "a"), None);
+}
+
+#[test]
+fn a_weight_of_a_constant_node_is_refused_with_what_helps() {
+    let value = AttributeProto {
+        name: Some("value".into()),
+        r#type: Some(AttributeType::Tensor as i32),
+        t: Some(tensor_f32("value", &[4, 4], &[0.5; 16])),
+        ..AttributeProto::default()
+    };
+    let mut constant = node("Constant", "constant", &[], &["w"]);
+    constant.attribute.push(value);
+    let query = node("MatMul", "query", &["x", "w"], &["y"]);
+    let mut proto = plain("qwen2-tied").proto.clone();
+    proto.graph = Some(GraphProto { node: vec![constant, query], ..GraphProto::default() });
+    let model = OnnxModel::from_proto(proto, PathBuf::from("made.onnx")).unwrap();
+    let naming = Naming::new(vec!["query=q".parse().unwrap()]);
+    let refused = find_targets_by(&model, &naming).unwrap_err().to_string();
+    for words in ["out of Constant", "store it as one", "Or leave it out of --module"] {
+        assert!(refused.contains(words), "{refused}");
     }
 }

@@ -20,7 +20,9 @@ it runs the model with the default; one that feeds it has another adapter, with 
 
 What can be fed are the v of adapters that are alike in all else: seed, rank, width, groups,
 tying, split, scale, projection, roles, layers. These are in the doc string of the input, as `tla
-pack` reads them. Nothing checks what is fed: a v trained for another seed is another update.
+pack` reads them. Nothing checks what is fed: a v trained for another seed is another update, and
+where the graph does not say how many dimensions its activations have, other than one row of v or
+as many as the batch has may mix up the answers without an error.
 
 What it adds to the graph, of fp32 weights and activations [batch, sequence, features]: two
 MatMul for each value that adapted matrices read, where query, key and value read one, and a

@@ -83,7 +83,7 @@ struct Report {
     producer: Option<String>,
     /// Files with weights of a checkpoint; null in a graph.
     files: Option<usize>,
-    /// Bytes of the weights that can be adapted.
+    /// Bytes of the weights that can be adapted; of integers without scales and zero points.
     adaptable_bytes: u64,
     /// The modules, sorted by layer, then role.
     targets: Vec<TargetLine>,

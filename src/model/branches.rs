@@ -34,6 +34,18 @@ struct Reading<'a> {
     target: Target,
 }
 
+/// All that a rule may name in a graph and in its branches: nodes and tensors.
+pub(super) fn names(graph: &GraphProto) -> Vec<String> {
+    let mut names: Vec<String> =
+        graph.initializer.iter().map(|tensor| tensor.name().to_owned()).collect();
+    for node in &graph.node {
+        names.extend(Naming::names_of_node(node));
+        let inner = node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs));
+        names.extend(inner.flat_map(self::names));
+    }
+    names
+}
+
 /// The modules of all branches, and those that cannot be adapted.
 pub(super) fn modules<'a>(graph: &'a GraphProto, reader: &Reader<'a>, naming: &Naming) -> Inside {
     let mut inside = Inside::default();

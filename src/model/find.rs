@@ -39,11 +39,7 @@ pub fn find_targets_by(model: &OnnxModel, naming: &Naming) -> Result<Targets, Mo
     let mut skipped = Vec::new();
     let mut hidden = Vec::new();
     let mut layers = 0;
-    let names = || {
-        let tensors = graph.initializer.iter().map(|tensor| tensor.name().to_owned());
-        graph.node.iter().flat_map(Naming::names_of_node).chain(tensors).collect()
-    };
-    if let Some(rule) = naming.unused(names) {
+    if let Some(rule) = naming.unused(|| branches::names(graph)) {
         return Err(ModelError::UnusedRule { rule });
     }
 
@@ -191,7 +187,10 @@ pub(super) fn examine<'a>(
     let stored = match source {
         Source::Stored(stored) => stored,
         Source::Computed { op } => {
-            return Err(format!("its weight comes out of {op}, not from an initializer"));
+            return Err(format!(
+                "its weight comes out of {op}, not from an initializer; store it as one, as \
+                 onnx-simplifier does and a model that ONNX Runtime optimised and saved has it"
+            ));
         }
         Source::Activation if is_microsoft(node, "MatMulNBits") => {
             return Err("its weight is not stored as blocks of four or eight bits without \
@@ -273,7 +272,7 @@ pub(super) fn examine<'a>(
             input: input.clone(),
             product,
             sum,
-            batched: rank == Some(3),
+            batched: rank == Some(3) && !ranks.leads_with_one(&input),
         }),
     };
     Ok(parts.into_iter().map(target).collect())

@@ -16,6 +16,7 @@ mod error;
 pub(crate) mod external;
 mod fields;
 mod find;
+mod folded;
 mod home;
 mod integers;
 mod layout;

@@ -1,6 +1,7 @@
 //! Which rows of a packed matrix belong to which module: read off what follows its node.
 
 use super::{
+    folded::Measured,
     naming::Claim,
     node::{int_attribute, ints_attribute},
     operators::{is_microsoft, is_standard},
@@ -84,12 +85,14 @@ fn cut<'a>(
             false => break,
         }
     }
-    let followers = reader.readers(value);
-    let found = match followers {
+    let takes_data = |node: &&&NodeProto| !is_standard(node, "Shape");
+    let followers: Vec<&NodeProto> =
+        reader.readers(value).iter().filter(takes_data).copied().collect();
+    let found = match followers[..] {
         [one] if is_microsoft(one, "GroupQueryAttention") => heads(one, value, rows),
         [one] if is_standard(one, "Split") => split(reader, one, rows, last),
         [_, ..] if followers.iter().all(|n| is_standard(n, "Slice")) => {
-            slices(reader, followers, rows, last)
+            slices(&Measured { reader, value, size: rows, last }, &followers)
         }
         _ => None,
     };
@@ -148,26 +151,17 @@ fn split<'a>(
 }
 
 /// Slices that follow each other without a gap.
-fn slices<'a>(
-    reader: &Reader<'a>,
-    nodes: &[&'a NodeProto],
-    rows: usize,
-    last: i64,
-) -> Option<Vec<Cut<'a>>> {
-    let one = |node: &'a NodeProto, slot: usize| match &reader.integers(node.input.get(slot)?)?[..]
-    {
-        &[number] => Some(number),
-        _ => None,
-    };
+fn slices<'a>(packed: &Measured<'a, '_>, nodes: &[&'a NodeProto]) -> Option<Vec<Cut<'a>>> {
+    let one = |node: &'a NodeProto, slot: usize| packed.number(node.input.get(slot)?);
     let mut cuts = Vec::with_capacity(nodes.len());
     for node in nodes {
-        is_last_axis(one(node, 3)?, last)?;
+        is_last_axis(one(node, 3)?, packed.last)?;
         if node.input.get(4).is_some_and(|step| !step.is_empty()) && one(node, 4)? != 1 {
             return None;
         }
         let (start, end) = (usize::try_from(one(node, 1)?).ok()?, usize::try_from(one(node, 2)?));
         // The end may be any large number.
-        cuts.push((start, end.ok()?.min(rows), node.output.first()?.as_str()));
+        cuts.push((start, end.ok()?.min(packed.size), node.output.first()?.as_str()));
     }
     cuts.sort_unstable();
     let mut at = 0;

@@ -42,7 +42,7 @@ pub enum Quantisation {
 pub struct Grid {
     /// The integers, sizes as stored.
     pub integers: Array2<i16>,
-    /// Least and largest integer of their type.
+    /// Least and largest integer that may be used.
     pub range: [i16; 2],
     scales: Vec<f32>,
     /// As many as scales.
@@ -225,6 +225,7 @@ fn linear(
 ) -> Result<Grid, ModelError> {
     let &[rows, columns] = &dtypes::shape_of(tensor)?[..] else { return Err(misfit(tensor)) };
     let (integers, range) = signed_integers(model, tensor)?;
+    let range = usable(&integers, range);
     let integers = Array2::from_shape_vec((rows, columns), integers).map_err(|_| misfit(tensor))?;
     let scale = named(model, scale)?;
     let dims = dtypes::shape_of(scale)?;
@@ -250,6 +251,18 @@ fn linear(
         }
     };
     Ok(Grid { integers, range, scales, zeros, sharing })
+}
+
+/// What stays within a range that was reduced for the runtime's sake stays within it: where a
+/// processor adds two products of an unsigned and a signed byte in 16 bits, 2 · 255 · 64 is the last
+/// that fits.
+fn usable(integers: &[i16], range: [i16; 2]) -> [i16; 2] {
+    const REDUCED: [i16; 2] = [-64, 64];
+    let within = |integer: &i16| (REDUCED[0]..=REDUCED[1]).contains(integer);
+    match range {
+        [-128, 127] if integers.iter().all(within) => REDUCED,
+        whole => whole,
+    }
 }
 
 /// The numbers of a float tensor, which must be so many.

@@ -8,13 +8,15 @@ use super::{
     proto::{GraphProto, NodeProto, ValueInfoProto, type_proto::Value},
     reader::Reader,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The number of dimensions of every value of a graph of which it is known.
 pub(super) struct Ranks<'a> {
     ranks: HashMap<&'a str, usize>,
     /// How many numbers the values have that are shapes or parts of one.
     lengths: HashMap<&'a str, usize>,
+    /// Values that nodes gave a first dimension of 1, whatever the rows of the batch.
+    single: HashSet<&'a str>,
 }
 
 impl<'a> Ranks<'a> {
@@ -22,7 +24,8 @@ impl<'a> Ranks<'a> {
     pub fn new(graph: &'a GraphProto, reader: &Reader<'a>) -> Self {
         let given = graph.input.iter().filter_map(|value| Some((value.name(), stated(value)?)));
         let stored = graph.initializer.iter().map(|t| (t.name(), t.dims.len()));
-        let mut ranks = Self { ranks: given.chain(stored).collect(), lengths: HashMap::new() };
+        let ranks = given.chain(stored).collect();
+        let mut ranks = Self { ranks, lengths: HashMap::new(), single: HashSet::new() };
         for node in &graph.node {
             // Gemm takes matrices alone.
             if is_standard(node, "Gemm") {
@@ -33,8 +36,15 @@ impl<'a> Ranks<'a> {
                 ranks.lengths.insert(output, length);
             }
             let Some(rank) = ranks.made(node, reader) else { continue };
+            if node.op_type() == "DynamicQuantizeLinear" {
+                // One scale and one zero point for all.
+                ranks.ranks.extend(node.output.iter().skip(1).map(|name| (name.as_str(), 0)));
+            }
+            if ranks.makes_one(node, reader, rank) {
+                ranks.single.extend(node.output.first().map(String::as_str));
+            }
             let is_alike = |place: usize| match node.op_type() {
-                "Split" | "DynamicQuantizeLinear" => true,
+                "Split" => true,
                 // The last is the sum that is normalised; between them lie mean and deviation.
                 "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" => {
                     matches!(place, 0 | 3)
@@ -50,6 +60,36 @@ impl<'a> Ranks<'a> {
     /// The number of dimensions of a value.
     pub fn rank(&self, value: &str) -> Option<usize> {
         self.ranks.get(value).copied()
+    }
+
+    /// Whether the first dimension of a value is 1 because a node made it so: its tokens lie one
+    /// below the other, and the rows of the batch are in none of its dimensions.
+    pub fn leads_with_one(&self, value: &str) -> bool {
+        self.single.contains(value)
+    }
+
+    /// Whether a node's first output, of so many dimensions, leads with one of size 1.
+    fn makes_one(&self, node: &NodeProto, reader: &Reader<'a>, rank: usize) -> bool {
+        let leads =
+            |slot: usize| node.input.get(slot).is_some_and(|name| self.leads_with_one(name));
+        let constant = || reader.integers(node.input.get(1)?);
+        match node.op_type() {
+            "Reshape" => constant().is_some_and(|sizes| sizes.first() == Some(&1)),
+            "Unsqueeze" => match constant() {
+                Some(axes) => axes.contains(&0),
+                None => ints_attribute(node, "axes").is_some_and(|axes| axes.contains(&0)),
+            },
+            "MatMul" | "MatMulInteger" | "DynamicQuantizeMatMul" | "FusedMatMul" => {
+                leads(0) && self.of(node, 1).is_some_and(|right| right <= 2)
+            }
+            op if WIDEST.contains(&op) => {
+                let widest = |slot: &usize| self.of(node, *slot) == Some(rank);
+                (0..node.input.len()).filter(widest).all(leads)
+            }
+            "Pad" | "Tile" | "Transpose" | "Split" => false,
+            op if KEEPS.contains(&op) => leads(0),
+            _ => false,
+        }
     }
 
     fn of(&self, node: &NodeProto, slot: usize) -> Option<usize> {

@@ -48,7 +48,7 @@ pub struct Summary {
     pub layers: usize,
     /// The format, and what the model says of itself.
     pub kind: Kind,
-    /// Bytes of the weights that can be adapted.
+    /// Bytes of the weights that can be adapted; of integers those of the integers alone.
     pub adaptable_bytes: u64,
     /// The modules that can be adapted, sorted.
     pub targets: Vec<TargetLine>,
@@ -64,7 +64,8 @@ pub fn summarize(model: &dyn Container, targets: &Targets) -> Result<Summary, Mo
         Err(other) => return Err(other),
     };
     let bytes = |t: &Target| {
-        (t.rows as u64).saturating_mul(t.cols as u64).saturating_mul(t.dtype.size().unwrap_or(0))
+        let values = (t.rows as u64).saturating_mul(t.cols as u64);
+        values.saturating_mul(t.bits()).div_ceil(8)
     };
     Ok(Summary {
         base_digest,

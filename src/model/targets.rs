@@ -1,6 +1,10 @@
 //! Which matrix of a model is which module.
 
-use super::{dtypes::ElementType, packed::Part, quantised::Quantisation};
+use super::{
+    dtypes::ElementType,
+    packed::Part,
+    quantised::{Quantisation, bits_of},
+};
 use crate::format::{ModuleId, RoleSet};
 use std::collections::BTreeMap;
 
@@ -119,6 +123,17 @@ impl Target {
     /// Rows of the whole canonical matrix that is stored.
     pub fn stored_rows(&self) -> usize {
         self.part.map_or(self.rows, |part| part.of)
+    }
+
+    /// Bits of one stored value.
+    pub(super) fn bits(&self) -> u64 {
+        match self.quantisation {
+            Some(Quantisation::Blocks { bits, .. }) => bits as u64,
+            _ => match (self.dtype.size(), bits_of(self.dtype)) {
+                (Some(bytes), _) => bytes.saturating_mul(8),
+                (None, integer) => integer.map_or(0, |(bits, _)| bits as u64),
+            },
+        }
     }
 
     /// How the weight is stored, in a few words: "float16", "int4 in blocks of 32".

@@ -12,9 +12,9 @@ use tla::{
         OnnxModel, Targets, find_targets,
         node::{Attribute, node, tensor_f32, tensor_i64, with_attribute},
         proto::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType},
-        write_model,
+        stage_model, write_model,
     },
-    surgery::{graft, merge, rebuild_from},
+    surgery::{Addend, OnnxMerge, graft, merge, rebuild_from},
 };
 
 pub const V: [f32; 13] = [0.3, -0.2, 0.25, 0.1, -0.35, 0.2, 0.15, -0.3, 0.4, 0.05, -0.1, 0.3, 0.2];
@@ -74,6 +74,17 @@ impl Place {
         let factors = rebuild_from(&self.model, &self.targets, header, &V, 2).unwrap();
         let merged = merge(&self.model, &self.targets, header, &factors, 2).unwrap();
         self.tokens.logits(&self.write(&merged.proto, "merged.onnx"))
+    }
+
+    /// On grids that are fitted to the merged weights.
+    pub fn fitted(&self, header: &Header) -> Vec<f32> {
+        let factors = rebuild_from(&self.model, &self.targets, header, &V, 2).unwrap();
+        let addends = [Addend::whole(header, &factors)];
+        let merge = OnnxMerge::new(&self.model, &self.targets, &addends, 2).unwrap();
+        let mut merge = merge.with_fitted_grids().unwrap();
+        let (proto, out) = (merge.proto().clone(), self.folder.path().join("fitted.onnx"));
+        stage_model(&self.model, &proto, &out, &mut merge).unwrap().1.place().unwrap();
+        self.tokens.logits(&out)
     }
 
     pub fn apart(&self, a: &[f32], b: &[f32]) -> f32 {
@@ -155,8 +166,11 @@ pub fn bytes(name: &str, dims: &[i64], kind: DataType, raw: Vec<u8>) -> TensorPr
 
 /// Eight bits of each column of `[in, out]`, its scales, and what they stand for.
 pub fn quantised(weight: &Array2<f32>) -> (Vec<i8>, Vec<f32>) {
-    let scale =
-        |row: ndarray::ArrayView1<f32>| row.iter().fold(0f32, |a, x| a.max(x.abs())) / 127.0;
+    quantised_within(weight, 127.0)
+}
+
+fn quantised_within(weight: &Array2<f32>, most: f32) -> (Vec<i8>, Vec<f32>) {
+    let scale = |row: ndarray::ArrayView1<f32>| row.iter().fold(0f32, |a, x| a.max(x.abs())) / most;
     let scales: Vec<f32> = weight.rows().into_iter().map(scale).collect();
     let turned = weight.t();
     let values = turned.indexed_iter().map(|((_, out), w)| (w / scales[out]).round() as i8);
@@ -165,6 +179,11 @@ pub fn quantised(weight: &Array2<f32>) -> (Vec<i8>, Vec<f32>) {
 
 /// Every linear layer as ONNX Runtime's dynamic quantisation leaves it.
 pub fn as_integers(base: &OnnxModel, targets: &Targets, graph: &mut GraphProto) {
+    as_integers_within(base, targets, graph, 127.0);
+}
+
+/// The same, no integer of a size beyond `most`.
+pub fn as_integers_within(base: &OnnxModel, targets: &Targets, graph: &mut GraphProto, most: f32) {
     let mut sites: Vec<_> =
         targets.targets.iter().filter(|t| t.module != ModuleId::LM_HEAD).collect();
     sites.sort_by_key(|t| std::cmp::Reverse(t.node.as_ref().unwrap().index));
@@ -172,7 +191,7 @@ pub fn as_integers(base: &OnnxModel, targets: &Targets, graph: &mut GraphProto) 
         let site = target.node.as_ref().unwrap();
         let old = graph.node[site.index].clone();
         let name = |part: &str| format!("{}_{part}", old.name());
-        let (values, scales) = quantised(&base.weight(target).unwrap());
+        let (values, scales) = quantised_within(&base.weight(target).unwrap(), most);
         let shape = [target.cols as i64, target.rows as i64];
         let raw = values.iter().map(|&q| q as u8).collect();
         graph.initializer.push(bytes(&name("q"), &shape, DataType::Int8, raw));

@@ -17,7 +17,7 @@ pub fn root() -> &'static Path {
 }
 
 /// The project's own Python, which has the onnxruntime that users deploy on.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     let found = [".venv/bin/python", ".venv/Scripts/python.exe"].map(|p| root().join(p));
     let python = found.into_iter().find(|p| p.exists());
     python.expect("this test needs the project's .venv with onnxruntime: run `make setup`")
