@@ -345,12 +345,17 @@ mod tests {
     #[test]
     fn a_rule_may_call_a_block_what_the_exporter_calls_it() {
         let attention = node("Gemm", "/transformer/h.3/attn/c_proj/Gemm", &[], &[]);
-        for rule in ["transformer.h.{layer}.attn.c_proj=o", "transformer.h.{layer}.self_attn.c_proj=o"]
+        for rule in
+            ["transformer.h.{layer}.attn.c_proj=o", "transformer.h.{layer}.self_attn.c_proj=o"]
         {
             let naming = Naming::new(vec![rule.parse().unwrap()]);
             let claim = Claim { layer: 3, roles: &[Role::O], by_rule: true };
             assert_eq!(naming.of_node(&attention, None), Some(claim), "{rule}");
-            assert_eq!(naming.unused(|| Naming::names_of_node(&attention).collect()), None, "{rule}");
+            assert_eq!(
+                naming.unused(|| Naming::names_of_node(&attention).collect()),
+                None,
+                "{rule}"
+            );
         }
     }
 
