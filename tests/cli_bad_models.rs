@@ -29,8 +29,13 @@ fn refused(place: &Place, words: &[&str]) {
 fn not_written(place: &Place, words: &[&str]) {
     place.refused("merge bad.onnx a.tla -o out.onnx", words);
     place.refused("merge bad.onnx a.tla -o out/", words);
-    place.refused("graft bad.onnx a.tla -o out.onnx", words);
     place.refused("bake bad.onnx a.tla -o out", words);
+    not_grafted(place, words);
+}
+
+#[track_caller]
+fn not_grafted(place: &Place, words: &[&str]) {
+    place.refused("graft bad.onnx a.tla -o out.onnx", words);
     place.refused("bake bad.onnx a.tla -o out --graft", words);
 }
 
@@ -129,10 +134,37 @@ fn nodes_in_another_order_than_they_compute_are_told_in_words_for_a_user() {
     let place = Place::new();
     spoil(&place, |graph| graph.node.rotate_left(1));
     assert_eq!(place.run("inspect bad.onnx").code, Some(0));
-    not_written(&place, &["are not in the order in which they compute", "Sort them topologically"]);
+    not_grafted(&place, &["are not in the order in which they compute", "Sort them topologically"]);
     // What nobody makes no order helps.
     spoil(&place, |graph| graph.node[0].input[0] = "nobody's".into());
-    not_written(&place, &["nobody's", "export the model again"]);
+    not_grafted(&place, &["nobody's", "export the model again"]);
+}
+
+#[test]
+fn a_merge_that_adds_no_nodes_needs_none_in_order() {
+    let place = Place::new();
+    assert_eq!(place.run("merge model a.tla -o sorted.onnx").code, Some(0));
+    spoil(&place, |graph| graph.node.rotate_left(1));
+    assert_eq!(place.run("merge bad.onnx a.tla -o out.onnx").code, Some(0));
+    let [mut sorted, out] =
+        ["sorted.onnx", "out.onnx"].map(|name| ModelProto::decode(&place.read(name)[..]).unwrap());
+    sorted.graph.as_mut().unwrap().node.rotate_left(1);
+    assert!(sorted == out);
+}
+
+#[test]
+fn a_value_with_the_name_of_the_input_of_a_graft_can_be_renamed() {
+    let place = Place::new();
+    spoil(&place, |graph| {
+        let old = std::mem::replace(&mut graph.node[0].output[0], "tla_v".into());
+        let readers = graph.node.iter_mut().flat_map(|node| &mut node.input);
+        readers.filter(|input| **input == old).for_each(|input| *input = "tla_v".into());
+    });
+    not_grafted(
+        &place,
+        &["a value named \"tla_v\"", "Rename it in the model", "merge the adapter"],
+    );
+    assert_eq!(place.run("merge bad.onnx a.tla -o out.onnx").code, Some(0));
 }
 
 #[test]
@@ -191,6 +223,7 @@ fn where_the_disk_is_full_nothing_is_left_half_written() {
         assert_eq!((done.code, done.stdout.as_str()), (Some(2), ""), "{args}: {}", done.stderr);
         let error = done.stderr.lines().last().unwrap_or_default();
         assert!(error.starts_with("tla: cannot write "), "{args}: {error}");
+        assert!(!error.contains(".tla-") && !error.contains("Check that"), "{args}: {error}");
         assert!(place.contents() == before, "{args} changed the folder");
     }
     // With room for all of it the same commands succeed.

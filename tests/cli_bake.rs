@@ -131,6 +131,34 @@ fn integers_are_grafted_or_baked_on_a_grid_of_their_own() {
 }
 
 #[test]
+fn no_way_out_is_told_that_would_be_refused() {
+    let place = Place::new();
+    fixture(&place, "genai-int4-cpu/qwen2-tied", "int4");
+    place.write("small.json", json!({"v": vec![0.01; 13]}).to_string());
+    place.write("head.json", json!({"v": vec![0.01; 13], "roles": ["lm_head"]}).to_string());
+    for name in ["small", "head"] {
+        let done = place.run(&format!("pack {name}.json --model int4 -o {name}.tla"));
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+    }
+    // One adapter without a weight can be grafted, and nothing else.
+    for adapters in ["small.tla:0.5", "small.tla small.tla:0.1"] {
+        for command in ["merge", "bake"] {
+            let said = place.run(&format!("{command} int4 {adapters} -o lost/")).stderr;
+            let ways = said.contains("`tla bake --requantise`") && said.contains("--force");
+            assert!(ways && !said.contains("graft"), "{command} {adapters}: {said}");
+        }
+    }
+    // The scales of a tied head belong to the embedding too.
+    for command in ["merge", "bake"] {
+        let done = place.run(&format!("{command} int4 head.tla -o lost/"));
+        assert_eq!(done.code, Some(1), "{command}: {}", done.stderr);
+        let ways = done.stderr.contains("`tla graft`") && done.stderr.contains("--force");
+        assert!(ways && !done.stderr.contains("requantise"), "{command}: {}", done.stderr);
+    }
+    place.refused("bake int4 head.tla -o lost --requantise", &["lm_head shares"]);
+}
+
+#[test]
 fn a_small_update_of_floats_may_be_grafted_or_made_larger() {
     let place = Place::new();
     fixture(&place, "optimum-fp16/qwen2-tied", "half");

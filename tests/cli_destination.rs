@@ -39,26 +39,108 @@ fn a_graph_that_readers_would_take_for_the_output_is_refused() {
     // The other way round transformers.js takes what lies in onnx/.
     let words = ["js/onnx/model.onnx is there already", "Choose another folder"];
     place.refused("merge model a.tla -o js", &words);
-    fs::create_dir(place.path("more")).unwrap();
-    fs::copy(place.path("other/model.onnx"), place.path("more/decoder.onnx")).unwrap();
-    place.refused("merge model a.tla -o more", &["more/decoder.onnx is there already"]);
+}
+
+#[test]
+fn graphs_that_are_loaded_by_their_names_lie_beside_each_other() {
+    let place = Place::new();
+    let done = |args: &str| assert_eq!(place.run(args).code, Some(0), "{args}");
+    done("merge model a.tla -o out/");
+    done("graft model a.tla -o out/grafted.onnx");
+    let grafted = place.read("out/grafted.onnx");
+    done("merge model a.tla -o out/");
+    assert!(place.read("out/grafted.onnx") == grafted);
+    // What goes to onnx/ would be second to model.onnx.
+    as_transformers_js(&place);
+    done("merge js a.tla -o js.out/");
+    fs::copy(place.path("js.out/onnx/model.onnx"), place.path("js.out/decoder.onnx")).unwrap();
+    done("merge js a.tla -o js.out/");
+    fs::rename(place.path("js.out/decoder.onnx"), place.path("js.out/Model.onnx")).unwrap();
+    place.refused("merge js a.tla -o js.out/", &["js.out/Model.onnx is there already"]);
+}
+
+#[test]
+fn files_of_the_same_model_that_were_edited_stay_and_are_named() {
+    let place = Place::new();
+    assert_eq!(place.run("merge model a.tla -o out/").code, Some(0));
+    let config = String::from_utf8(place.read("out/config.json")).unwrap();
+    let edited = config.replace("\"use_cache\": true", "\"use_cache\": false");
+    assert!(edited != config);
+    place.write("out/config.json", &edited);
+    place.write("out/generation_config.json", "{\"temperature\": 0.5}");
+    place.write("out/tokenizer.json", "{\"as another exporter\": \"writes it\"}");
+    let before = place.read("out/generation_config.json");
+    for command in ["merge", "graft"] {
+        let done = place.run(&format!("{command} model a.tla -o out/"));
+        let words =
+            "out/: kept tokenizer.json, config.json, generation_config.json, which the model";
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        assert!(done.stderr.contains(words), "{}", done.stderr);
+    }
+    assert_eq!(place.read("out/config.json"), edited.as_bytes());
+    assert_eq!(place.read("out/generation_config.json"), before);
+    // What is as the model has it is not worth a word.
+    for name in ["tokenizer.json", "config.json", "generation_config.json"] {
+        fs::remove_file(place.path("out").join(name)).unwrap();
+    }
+    assert_eq!(place.run("merge model a.tla -o out/").stderr, "");
+    assert_eq!(place.read("out/config.json"), config.as_bytes());
+}
+
+#[test]
+fn an_edited_configuration_of_genai_stays_if_it_names_the_same_graph() {
+    let place = Place::new();
+    let exports = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/exports");
+    fs::create_dir(place.path("genai")).unwrap();
+    for entry in fs::read_dir(exports.join("genai-fp32-cpu/qwen2-tied")).unwrap() {
+        let from = entry.unwrap();
+        fs::copy(from.path(), place.path("genai").join(from.file_name())).unwrap();
+    }
+    assert_eq!(place.run("merge genai a.tla -o out/ --unbound").code, Some(0));
+    let config = String::from_utf8(place.read("out/genai_config.json")).unwrap();
+    place.write("out/genai_config.json", config.replace("\"top_k\": 50", "\"top_k\": 5"));
+    let done = place.run("merge genai a.tla -o out/");
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert!(done.stderr.contains("kept genai_config.json"), "{}", done.stderr);
+    for (from, to) in
+        [("model.onnx", "decoder.onnx"), ("\"vocab_size\": 256", "\"vocab_size\": 255")]
+    {
+        place.write("out/genai_config.json", config.replace(from, to));
+        place.refused("merge genai a.tla -o out/", &["out/genai_config.json", "another model"]);
+    }
+    // Of the same model by its sizes, whatever its tokenizer was saved by.
+    place.write("model/tokenizer.json", "{}");
+    fs::create_dir(place.path("mixed")).unwrap();
+    fs::copy(place.path("genai/genai_config.json"), place.path("model/genai_config.json")).unwrap();
+    for name in ["tokenizer.json", "genai_config.json"] {
+        fs::copy(place.path("genai").join(name), place.path("mixed").join(name)).unwrap();
+    }
+    let done = place.run("merge model a.tla -o mixed");
+    assert!(
+        done.code == Some(0) && done.stderr.contains("kept tokenizer.json,"),
+        "{}",
+        done.stderr
+    );
 }
 
 #[test]
 fn what_belongs_to_another_model_is_not_replaced_nor_kept() {
     let place = Place::new();
-    let remedy = "belongs to another model. Choose another folder, or empty this one";
-    place.refused("merge model a.tla -o other", &["other/tokenizer_config.json", remedy]);
-    place.refused("graft model a.tla -o other", &["other/tokenizer_config.json", remedy]);
-    for name in ["tokenizer.json", "tokenizer_config.json"] {
-        fs::copy(place.path("model").join(name), place.path("other").join(name)).unwrap();
-    }
+    let remedy =
+        "belongs to another model, or to another export of it. Choose another folder, or empty";
     place.refused("merge model a.tla -o other", &["other/config.json", remedy]);
+    place.refused("graft model a.tla -o other", &["other/config.json", remedy]);
+    // Of which model these are nothing says.
+    fs::create_dir(place.path("bare")).unwrap();
+    place.write("bare/tokenizer.json", "{}");
+    place.refused("merge model a.tla -o bare", &["bare/tokenizer.json", remedy]);
     fs::create_dir(place.path("genai")).unwrap();
     place.write("genai/genai_config.json", "{}");
     place.refused("merge model a.tla -o genai", &["genai/genai_config.json", remedy]);
     assert_eq!(place.run("bake model a.tla -o baked").code, Some(0));
-    place.refused("merge model a.tla -o baked", &["baked/tla_manifest.json", remedy]);
+    let words =
+        ["baked/tla_manifest.json", "true no longer. Choose another folder, or remove the file"];
+    place.refused("merge model a.tla -o baked", &words);
     place.write("genai/genai_config.json", "{\"model\": 1}");
     place.write("model/genai_config.json", "{\"model\": 2}");
     place.refused("merge model a.tla -o genai", &["genai/genai_config.json", remedy]);

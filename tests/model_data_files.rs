@@ -279,14 +279,29 @@ fn outputs_that_would_destroy_something_are_refused_and_leave_no_trace() {
     assert!(matches!(of("out/model.onnx.data"), ModelError::OnePlace { .. }));
     assert!(matches!(of("none/out.onnx"), ModelError::Io { .. }));
     assert!(matches!(of("out"), ModelError::NotAFile { .. }));
-    // Data of a model that is not replaced.
-    place.write("out/model.onnx.data", b"of another");
-    assert!(matches!(of("out/model.onnx"), ModelError::DataTaken { .. }));
-    place.write("out/model.onnx", b"no model");
-    assert!(matches!(of("out/model.onnx"), ModelError::DataTaken { .. }));
-    fs::remove_file(place.root.path().join("out/model.onnx.data")).unwrap();
     place.mkdir("out/model.onnx.data");
     assert!(matches!(of("out/model.onnx"), ModelError::NotAFile { .. }));
+}
+
+#[test]
+fn data_of_a_model_that_is_not_replaced_stay_and_the_outputs_get_its_name() {
+    let place = Place::new(USUAL);
+    place.mkdir("out");
+    let weights = |model: &OnnxModel| model.whole().unwrap().encode_to_vec();
+    let first = weights(&place.merge(Role::Q, "out/a.onnx").unwrap());
+    for (role, out) in [(Role::K, "out/b.onnx"), (Role::K, "out/b.onnx"), (Role::Q, "out/a.onnx")] {
+        place.merge(role, out).unwrap();
+    }
+    let of = |out: &str| OnnxModel::load(&place.root.path().join(out)).unwrap();
+    assert!(weights(&of("out/a.onnx")) == first);
+    let data = |out: &str| place.root.path().join("out").join(out).exists();
+    assert!(data("model.onnx.data") && data("b.onnx.data") && !data("b-2.onnx.data"));
+    // What lost its model is perhaps another's: it stays too.
+    fs::remove_file(place.root.path().join("out/b.onnx")).unwrap();
+    let old = place.contents("out")["b.onnx.data"].clone();
+    place.merge(Role::V, "out/b.onnx").unwrap();
+    assert!(place.contents("out")["b.onnx.data"] == old && data("b-2.onnx.data"));
+    assert!(weights(&of("out/a.onnx")) == first);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::{
     destination::Destination,
     files::{self, FileError, NewFolder},
     interrupt,
-    manifest::{self, Ingredient, Manifest},
+    manifest::{self, Ingredient, Manifest, ManifestError},
     names::Names,
     output::hex,
     sum::{Integers, Sum},
@@ -86,29 +86,9 @@ impl Bake {
         };
         interrupt::remove_temporary()?;
         let folder = NewFolder::new(&self.output)?;
-        // A path that ends in a separator is a folder, whatever its name.
-        let destination = Destination::new(&folder.path().join(""), &base.model)?;
-        destination.check(&base.model, &[])?;
-        destination.open()?.keep();
-        let survival = match self.graft {
-            true => self.grafted(&sum, &base, &destination)?,
-            false => {
-                let factors = sum.factors(&base, &self.threads)?;
-                let integers = match self.requantise {
-                    true => Integers::OnANewGrid,
-                    false => Integers::OnTheirGrid,
-                };
-                let (staged, survival) =
-                    sum.merged(&factors, &base, &destination, integers, &self.threads)?;
-                if survival.lost_most() && !self.force {
-                    return self.lost(&survival, &base, out);
-                }
-                staged.place()?;
-                Some(survival)
-            }
-        };
-        let manifest = self.manifest(folder.path(), &sum, base_digest, survival.as_ref())?;
-        manifest.write(folder.path())?;
+        let made = self.make(folder.path(), &sum, &base, base_digest, out);
+        let made = made.map_err(|error| named(error, &folder))?;
+        let Some((manifest, survival)) = made else { return Ok(Verdict::No) };
         folder.place()?;
         if survival.as_ref().is_some_and(Survival::is_of_nothing) {
             out.say("the update is zero, so nothing was to be merged.");
@@ -122,6 +102,45 @@ impl Bake {
             files: manifest.files.len(),
         })?;
         Ok(Verdict::Yes)
+    }
+
+    /// Fills the folder; nothing if most of the update was lost.
+    fn make(
+        &self,
+        folder: &Path,
+        sum: &Sum,
+        base: &Base,
+        base_digest: Option<[u8; 32]>,
+        out: &mut Output,
+    ) -> Result<Option<(Manifest, Option<Survival>)>, CliError> {
+        // A path that ends in a separator is a folder, whatever its name.
+        let destination = Destination::new(&folder.join(""), &base.model)?;
+        destination.check(&base.model, &[])?;
+        destination.open()?.keep();
+        let survival = match self.graft {
+            true => self.grafted(sum, base, &destination)?,
+            false => {
+                let factors = sum.factors(base, &self.threads)?;
+                let integers = match self.requantise {
+                    true => Integers::OnANewGrid,
+                    false => Integers::OnTheirGrid,
+                };
+                let (staged, survival) =
+                    sum.merged(&factors, base, &destination, integers, &self.threads)?;
+                if survival.lost_most() && !self.force {
+                    let refitted =
+                        !self.requantise && sum.can_be_requantised(&factors, base, &self.threads);
+                    let remedy = survived::remedy(sum, base, &survival, refitted);
+                    self.lost(&survival, &remedy, out)?;
+                    return Ok(None);
+                }
+                staged.place()?;
+                Some(survival)
+            }
+        };
+        let manifest = self.manifest(folder, sum, base_digest, survival.as_ref())?;
+        manifest.write(folder)?;
+        Ok(Some((manifest, survival)))
     }
 
     fn grafted(
@@ -176,16 +195,10 @@ impl Bake {
         })
     }
 
-    fn lost(
-        &self,
-        survival: &Survival,
-        base: &Base,
-        out: &mut Output,
-    ) -> Result<Verdict, CliError> {
+    fn lost(&self, survival: &Survival, remedy: &str, out: &mut Output) -> Result<(), CliError> {
         out.say(format_args!(
-            "only {} of the update survives the rounding, so nothing was written. {}.",
+            "only {} of the update survives the rounding, so nothing was written. {remedy}.",
             Percent(survival.fraction()),
-            survived::remedy(base, self.requantise)
         ));
         out.report(&Report {
             output: None,
@@ -194,9 +207,21 @@ impl Bake {
             modules: survived::lines(survival),
             nothing: false,
             files: 0,
-        })?;
-        Ok(Verdict::No)
+        })
     }
+}
+
+/// An error with the path that a file will have in the place of its `folder`.
+fn named(mut error: CliError, folder: &NewFolder) -> CliError {
+    match &mut error {
+        CliError::File(FileError::Io { path, .. })
+        | CliError::Manifest(ManifestError::File(FileError::Io { path, .. }))
+        | CliError::Model(ModelError::Io { path, .. })
+        | CliError::Surgery(SurgeryError::Write { path, .. })
+        | CliError::Surgery(SurgeryError::Model(ModelError::Io { path, .. })) => folder.name(path),
+        _ => {}
+    }
+    error
 }
 
 /// The line of JSON.

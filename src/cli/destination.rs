@@ -3,7 +3,7 @@
 use super::{
     CliError,
     files::{self, FileError},
-    manifest,
+    side_files,
 };
 use crate::{
     model::{
@@ -66,18 +66,21 @@ impl Destination {
         }
     }
 
-    /// Refuses a place where nothing can be written without harm.
-    pub fn check(&self, model: &Model, inputs: &[PathBuf]) -> Result<(), FileError> {
+    /// Refuses a place where nothing can be written without harm. What to say of files that are there
+    /// and stay.
+    pub fn check(&self, model: &Model, inputs: &[PathBuf]) -> Result<Option<String>, FileError> {
         let mut places = self.weights(model)?;
         let check = |path: &PathBuf| files::check_output(path, inputs);
-        let Some(folder) = &self.folder else { return places.iter().try_for_each(check) };
+        let Some(folder) = &self.folder else {
+            return places.iter().try_for_each(check).map(|()| None);
+        };
         let home = model.container().home();
         for name in files::SIDE_FILES {
             files::side_file(&home, name)?;
         }
         if !folder.exists() {
             return match files::folder(folder).is_dir() {
-                true => Ok(()),
+                true => Ok(None),
                 false => Err(FileError::NoFolder { path: folder.clone() }),
             };
         }
@@ -93,10 +96,15 @@ impl Destination {
         if !own || matches!(model, Model::Safetensors(_)) {
             refuse_other_models(folder, &places)?;
         }
-        match own {
-            true => Ok(()),
-            false => refuse_other_side_files(folder, &home),
-        }
+        let kept = if own { Vec::new() } else { side_files::kept(folder, &home)? };
+        Ok((!kept.is_empty()).then(|| {
+            format!(
+                "{}: kept {}, which the model has otherwise. Remove what should be as the model has it, \
+                 and run this again.",
+                folder.display(),
+                kept.join(", ")
+            )
+        }))
     }
 
     /// The folder as a place to write in; made if it is not there.
@@ -162,7 +170,8 @@ impl Destination {
             return Ok(Staged::default());
         };
         let mut staged = Staged::default();
-        for name in files::SIDE_FILES {
+        let kept = side_files::kept(to, from)?;
+        for name in files::SIDE_FILES.into_iter().filter(|name| !kept.contains(name)) {
             if let Some(mut file) = files::side_file(from, name)? {
                 staged.copy(&mut file, to.join(name))?;
             }
@@ -172,11 +181,12 @@ impl Destination {
 }
 
 /// Some programs load `model.onnx` first, or every checkpoint file that is there, or what lies in the
-/// folder of transformers.js.
+/// folder of transformers.js. Other graphs are loaded by their names.
 fn refuse_other_models(folder: &Path, places: &[PathBuf]) -> Result<(), FileError> {
     let graph = |path: &Path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
+    let first =
+        |path: &Path| path.file_name().is_some_and(|n| n.eq_ignore_ascii_case("model.onnx"));
     let below = folder.join(GRAPHS);
-    // Of the graphs in that folder each is loaded by its name.
     let mut folders = vec![folder];
     if below.is_dir() && !places.iter().any(|place| place.starts_with(&below)) {
         folders.push(&below);
@@ -185,7 +195,8 @@ fn refuse_other_models(folder: &Path, places: &[PathBuf]) -> Result<(), FileErro
         let failed = |e| FileError::io("read", folder, e);
         for entry in fs::read_dir(folder).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
-            let model = path.is_file() && (Checkpoint::is_named(&path) || graph(&path));
+            let loaded = first(&path) || folder == below && graph(&path);
+            let model = path.is_file() && (Checkpoint::is_named(&path) || loaded);
             if model && !places.contains(&path) {
                 return Err(FileError::TakenFor { path });
             }
@@ -194,25 +205,7 @@ fn refuse_other_models(folder: &Path, places: &[PathBuf]) -> Result<(), FileErro
     Ok(())
 }
 
-/// What was written with another model is not replaced, and a list of files or a configuration that
-/// names another does not stay.
-fn refuse_other_side_files(folder: &Path, home: &Path) -> Result<(), FileError> {
-    for name in files::SIDE_FILES.into_iter().chain([manifest::NAME]) {
-        let path = folder.join(name);
-        let Some(mut there) = files::side_file(folder, name)? else { continue };
-        let failed = |e| FileError::io("read", &path, e);
-        let stays = match files::side_file(home, name)?.filter(|_| name != manifest::NAME) {
-            Some(mut new) => files::same_contents(&mut there, &mut new).map_err(failed)?,
-            None => ![files::GENAI_CONFIG, manifest::NAME].contains(&name),
-        };
-        if !stays {
-            return Err(FileError::OfAnother { path });
-        }
-    }
-    Ok(())
-}
-
-/// Folders that vanish again, with all that is in them, unless they were there before or are kept.
+/// Folders that vanish again if nothing is in them, unless they were there before or are kept.
 pub struct Created(Vec<PathBuf>);
 
 impl Created {
@@ -234,7 +227,7 @@ impl Drop for Created {
     fn drop(&mut self) {
         for path in self.0.iter().rev() {
             // The error that led here is the one to tell.
-            let _ = fs::remove_dir_all(path);
+            let _ = fs::remove_dir(path);
         }
     }
 }

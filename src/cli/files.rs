@@ -1,9 +1,11 @@
 //! Small files in and out: capped before they are read, whole or not at all when written.
 
-use crate::model::{new_beside, temporary};
+use crate::model::{new_beside, temporary, way_out};
+#[cfg(feature = "sign")]
+use std::io::Write;
 use std::{
     fs::{self, File},
-    io::{self, BufRead, Read, Write},
+    io::{self, BufRead, Read},
     path::{Path, PathBuf},
 };
 use tempfile::{NamedTempFile, TempDir};
@@ -55,7 +57,10 @@ pub enum FileError {
         path: PathBuf,
     },
     /// The operating system refused.
-    #[error("cannot {action} {}: {source}. Check that the path may be used", path.display())]
+    #[error(
+        "cannot {action} {}: {source}. {}",
+        path.display(), way_out(source, "Check that the path may be used")
+    )]
     Io {
         /// "read" or "write".
         action: &'static str,
@@ -139,11 +144,22 @@ pub enum FileError {
     /// A file of the output folder that would be replaced by another, or would say something untrue of
     /// the output.
     #[error(
-        "{} is there already and belongs to another model. Choose another folder, or empty this one",
+        "{} is there already and belongs to another model, or to another export of it. \
+         Choose another folder, or empty this one",
         path.display()
     )]
     OfAnother {
         /// The file in the output folder.
+        path: PathBuf,
+    },
+    /// A list of what was in the output folder.
+    #[error(
+        "{} is there already and says what this folder holds, which would be true no longer. \
+         Choose another folder, or remove the file",
+        path.display()
+    )]
+    Listed {
+        /// The manifest.
         path: PathBuf,
     },
     /// A link to nothing.
@@ -282,6 +298,15 @@ impl NewFolder {
         self.folder.path()
     }
 
+    /// Changes a path in it to the one it will have in its place.
+    pub fn name(&self, path: &mut PathBuf) {
+        let whole = fs::canonicalize(self.path()).unwrap_or_default();
+        let rest = path.strip_prefix(self.path()).or_else(|_| path.strip_prefix(whole));
+        if let Ok(named) = rest.map(|rest| self.place.join(rest)) {
+            *path = named;
+        }
+    }
+
     /// Puts it in its place, where nothing may be.
     pub fn place(self) -> Result<(), FileError> {
         fs::rename(self.path(), &self.place)
@@ -296,7 +321,12 @@ impl NewFolder {
 pub fn write_new_folder(out: &Path, content: &[(&str, &[u8])]) -> Result<(), FileError> {
     let folder = NewFolder::new(out)?;
     for (name, bytes) in content {
-        write(&folder.path().join(name), bytes)?;
+        write(&folder.path().join(name), bytes).map_err(|mut error| {
+            if let FileError::Io { path, .. } = &mut error {
+                folder.name(path);
+            }
+            error
+        })?;
     }
     folder.place()
 }
@@ -348,8 +378,9 @@ pub fn write(out: &Path, bytes: &[u8]) -> Result<(), FileError> {
 pub fn stage(out: &Path, source: &mut impl Read) -> Result<NamedTempFile, FileError> {
     let failed = |source| FileError::io("write", out, source);
     let mut file = new_beside(out).map_err(failed)?;
-    io::copy(source, &mut file).map_err(failed)?;
-    file.flush().and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+    // Errors of the temporary file would name it.
+    let inner = file.as_file_mut();
+    io::copy(source, inner).and_then(|_| inner.sync_all()).map_err(failed)?;
     Ok(file)
 }
 

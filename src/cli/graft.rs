@@ -72,7 +72,7 @@ impl Graft {
         };
         let destination = Destination::new(&self.output, &base.model)?;
         inputs.extend(self.adapter.iter().chain(&self.recipe).cloned());
-        destination.check(&base.model, &inputs)?;
+        let kept = destination.check(&base.model, &inputs)?;
         if let Given::Adapter(adapter) = &given {
             adapter.check_base(&base, &self.model, &self.threads)?;
         }
@@ -85,6 +85,7 @@ impl Graft {
         }
         interrupt::remove_temporary()?;
         destination.write(&grafted.proto, model)?;
+        kept.into_iter().for_each(|kept| out.say(kept));
         out.report(&self.report(&grafted, v))?;
         Ok(Verdict::Yes)
     }

@@ -18,7 +18,8 @@ use std::{ffi::OsString, fmt, path::PathBuf};
 ///
 /// Each adapter must belong to the model and rebuild to what it names. Several are added up, each
 /// times its weight, and the sum is rounded once. An ONNX model stays one, and so does a
-/// safetensors checkpoint, in as many files and each weight in its own type. Says how much of the
+/// safetensors checkpoint, in as many files and each weight in its own type. In a folder that holds an
+/// output of the same model, tokenizer and configurations that were changed there stay. Says how much of the
 /// update survived the rounding, and writes nothing (exit status 1) if less than half did.
 #[derive(clap::Args)]
 pub struct Merge {
@@ -51,7 +52,7 @@ impl Merge {
         let destination = Destination::new(&self.output, &base.model)?;
         let mut inputs = base.model.container().files();
         inputs.extend(sum.paths());
-        destination.check(&base.model, &inputs)?;
+        let kept = destination.check(&base.model, &inputs)?;
         sum.check_base(&base, &self.model, &self.threads)?;
         let factors = sum.factors(&base, &self.threads)?;
         interrupt::remove_temporary()?;
@@ -62,9 +63,10 @@ impl Merge {
         if survival.lost_most() {
             let left = Percent(survival.fraction());
             if !self.force {
+                let refitted = sum.can_be_requantised(&factors, &base, &self.threads);
                 out.say(format_args!(
                     "only {left} of the update survives the rounding, so nothing was written. {}.",
-                    survived::remedy(&base, false)
+                    survived::remedy(&sum, &base, &survival, refitted)
                 ));
                 out.report(&Report::new(None, &survival))?;
                 return Ok(Verdict::No);
@@ -76,6 +78,7 @@ impl Merge {
         }
         staged.place()?;
         created.keep();
+        kept.into_iter().for_each(|kept| out.say(kept));
         out.report(&Report::new(Some(self.output.display().to_string()), &survival))?;
         Ok(Verdict::Yes)
     }

@@ -42,6 +42,7 @@ mod run_report;
 #[cfg(feature = "sign")]
 mod secret_key;
 mod show;
+mod side_files;
 #[cfg(feature = "sign")]
 mod sign;
 mod signature;

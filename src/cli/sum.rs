@@ -74,6 +74,33 @@ impl Sum {
         rebuilt.collect()
     }
 
+    fn addends<'a>(&'a self, factors: &'a [Vec<Factors>]) -> Vec<Addend<'a>> {
+        let each = self.0.iter().zip(factors).map(|((adapter, weight), factors)| Addend {
+            header: &adapter.header,
+            factors,
+            weight: *weight,
+        });
+        each.collect()
+    }
+
+    /// Whether it is one adapter as it is, which alone can be grafted.
+    pub fn is_one_whole(&self) -> bool {
+        matches!(self.0[..], [(_, 1.0)])
+    }
+
+    /// Whether the integers that change may be of a grid of their own.
+    pub fn can_be_requantised(
+        &self,
+        factors: &[Vec<Factors>],
+        base: &Base,
+        threads: &Threads,
+    ) -> bool {
+        let Model::Onnx(model) = &base.model else { return false };
+        OnnxMerge::new(model, &base.targets, &self.addends(factors), threads.count())
+            .and_then(OnnxMerge::with_fitted_grids)
+            .is_ok()
+    }
+
     /// The merged model beside its place, where it vanishes unless it is placed.
     pub fn merged(
         &self,
@@ -83,16 +110,7 @@ impl Sum {
         integers: Integers,
         threads: &Threads,
     ) -> Result<(Staged, Survival), CliError> {
-        let addends: Vec<_> = self
-            .0
-            .iter()
-            .zip(factors)
-            .map(|((adapter, weight), factors)| Addend {
-                header: &adapter.header,
-                factors,
-                weight: *weight,
-            })
-            .collect();
+        let addends = self.addends(factors);
         let (targets, threads) = (&base.targets, threads.count());
         match &base.model {
             Model::Onnx(model) => {

@@ -1,6 +1,6 @@
 //! How much of an update is left in the merged weights, said to people and machines.
 
-use super::base::Base;
+use super::{base::Base, sum::Sum};
 use crate::{
     format::ModuleId,
     surgery::{ModuleSurvival, Survival},
@@ -57,17 +57,17 @@ impl fmt::Display for Left {
     }
 }
 
-/// What can be done where most of an update is lost. Integers have a grid that ends: a larger update
-/// would be cut off there.
-pub fn remedy(base: &Base, requantised: bool) -> String {
-    let targets = &base.targets.targets;
-    let integers = targets.iter().any(|target| target.quantisation.is_some());
+/// What can be done where most of the update of `sum` is lost. Integers have a grid that ends: a larger
+/// update would be cut off there. They may get another one if they `can_be_requantised`.
+pub fn remedy(sum: &Sum, base: &Base, survival: &Survival, can_be_requantised: bool) -> String {
+    let merged = || survival.modules.iter().filter_map(|m| base.targets.get(m.module));
+    let integers = merged().any(|target| target.quantisation.is_some());
     let mut ways = Vec::new();
-    if targets.iter().all(|target| target.node.is_some()) {
+    if sum.is_one_whole() && merged().all(|target| target.node.is_some()) {
         ways.push("keep all of it with `tla graft` or `tla bake --graft`");
     }
     match integers {
-        true if requantised => {}
+        true if !can_be_requantised => {}
         true => ways.push("keep more of it with `tla bake --requantise`"),
         false => ways.push("train a larger update"),
     }

@@ -74,8 +74,29 @@ pub enum ExchangeError {
     Order { groups: usize },
     /// The bases differ.
     #[error(
-        "the update of {module} in our basis is {error:.1e} of its length away from PEFT's, and \
-         {limit:.0e} is the most that is taken. Give the model it was trained on, in the same type"
+        "the update of {module} in our basis is {} of its length away from PEFT's, and \
+         {limit:.0e} is the most that is taken. Give the model it was trained on, in the same type",
+        seen_above(*error, *limit)
     )]
     OtherBasis { module: ModuleId, error: f64, limit: f64 },
+}
+
+/// A number with so many digits that it is seen to be above the limit.
+fn seen_above(number: f64, limit: f64) -> String {
+    let written = |digits| format!("{number:.digits$e}");
+    let seen = |text: &String| text.parse::<f64>().is_ok_and(|value| value > limit);
+    (1..17).map(written).find(seen).unwrap_or_else(|| written(17))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_above_its_limit_is_written_so() {
+        assert_eq!(seen_above(0.25, 1e-3), "2.5e-1");
+        assert_eq!(seen_above(1.04e-3, 1e-3), "1.04e-3");
+        assert_eq!(seen_above(1.000_02e-3, 1e-3), "1.00002e-3");
+        assert_eq!(seen_above(f64::INFINITY, 1e-3), "inf");
+    }
 }

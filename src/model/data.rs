@@ -2,7 +2,9 @@
 //! their end, renamed within their folder, or left alone.
 
 use super::{
-    Contents, ModelError, OnnxModel, Staged, dtypes, external,
+    Contents, ModelError, OnnxModel, Staged,
+    data_names::DataNames,
+    dtypes, external,
     proto::ModelProto,
     write::{self, refuse_overwriting},
 };
@@ -41,7 +43,6 @@ const PAGE: u64 = 4096;
 pub(super) struct DataFiles {
     files: Vec<DataFile>,
     held: HashSet<String>,
-    place: PathBuf,
 }
 
 impl DataFiles {
@@ -110,17 +111,24 @@ impl DataFiles {
             held.insert(name.clone());
             file.ranges.push(Range { start, length, name });
         }
-        let mut moved = BTreeMap::new();
         if stays {
             files.retain(|_, file| !file.ranges.is_empty());
-            if let Some(constant) = base.constant_beside().filter(|_| !files.is_empty()) {
-                let name = constant.name().into();
-                return Err(ModelError::ExternalConstant { name });
-            }
-            for (location, file) in &mut files {
-                file.location = renamed(location, &base.path, out);
-                moved.insert(location.clone(), file.location.clone());
-            }
+        }
+        let constant = base.constant_beside().filter(|_| !files.is_empty());
+        if let Some(constant) = constant.filter(|_| stays) {
+            let name = constant.name().into();
+            return Err(ModelError::ExternalConstant { name });
+        }
+        let mut names = DataNames::new(&base.path, out, out_folder);
+        let mut moved = BTreeMap::new();
+        for (location, file) in &mut files {
+            file.location = match (!stays).then(|| names.same(location)).flatten() {
+                Some(same) => same,
+                // The constant would not follow.
+                None if constant.is_some() => names.give(location.clone()),
+                None => names.of_output(location),
+            };
+            moved.insert(location.clone(), file.location.clone());
         }
         for tensor in graph.initializer.iter_mut().filter(|t| external::is_beside(t)) {
             let location = plain(external::location(tensor));
@@ -128,8 +136,8 @@ impl DataFiles {
                 external::relocate(tensor, &slashed(moved));
             }
         }
-        let files = Self { files: files.into_values().collect(), held, place: out.into() };
-        files.check(base, out_folder)?;
+        let files = Self { files: files.into_values().collect(), held };
+        files.check(base, out, out_folder, &names)?;
         Ok(files)
     }
 
@@ -138,12 +146,16 @@ impl DataFiles {
         self.held.contains(name)
     }
 
-    fn check(&self, base: &OnnxModel, out_folder: &Path) -> Result<(), ModelError> {
-        // What an output that is replaced has beside it is replaced with it.
-        let mut replaced = None;
+    fn check(
+        &self,
+        base: &OnnxModel,
+        out: &Path,
+        out_folder: &Path,
+        names: &DataNames,
+    ) -> Result<(), ModelError> {
         for file in &self.files {
             let place = out_folder.join(&file.location);
-            if self.place.file_name().is_some_and(|name| out_folder.join(name) == place) {
+            if out.file_name().is_some_and(|name| out_folder.join(name) == place) {
                 return Err(ModelError::OnePlace { path: place });
             }
             let Ok(meta) = fs::metadata(&place) else { continue };
@@ -155,11 +167,7 @@ impl DataFiles {
                 let denied = io::Error::from(io::ErrorKind::PermissionDenied);
                 return Err(ModelError::io("write", &place, denied));
             }
-            let own = replaced.get_or_insert_with(|| {
-                let old = OnnxModel::load(&self.place).map(|old| old.files()).unwrap_or_default();
-                old.iter().filter_map(|path| fs::canonicalize(path).ok()).collect::<Vec<_>>()
-            });
-            if !fs::canonicalize(&place).is_ok_and(|path| own.contains(&path)) {
+            if !names.is_replaced(&place) {
                 return Err(ModelError::DataTaken { path: place });
             }
         }
@@ -250,37 +258,9 @@ fn slashed(location: &Path) -> String {
     parts.collect::<Vec<_>>().join("/")
 }
 
-/// The location of a data file of `model` for `out` in the same folder.
-fn renamed(location: &Path, model: &Path, out: &Path) -> PathBuf {
-    let text =
-        |name: Option<&std::ffi::OsStr>| name.unwrap_or_default().to_string_lossy().into_owned();
-    let (name, old, new) =
-        (text(location.file_name()), text(model.file_name()), text(out.file_name()));
-    location.with_file_name(match name.strip_prefix(&old) {
-        Some(rest) => new + rest,
-        None => format!("{}.{name}", text(out.file_stem())),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_data_file_takes_the_name_of_the_output() {
-        let name = |location: &str| {
-            slashed(&renamed(
-                Path::new(location),
-                Path::new("a/model.onnx"),
-                Path::new("a/out.onnx"),
-            ))
-        };
-        assert_eq!(name("model.onnx.data"), "out.onnx.data");
-        assert_eq!(name("model.onnx_data"), "out.onnx_data");
-        assert_eq!(name("sub/model.onnx.data"), "sub/out.onnx.data");
-        assert_eq!(name("weights"), "out.weights");
-        assert_eq!(name("sub/weights.bin"), "sub/out.weights.bin");
-    }
 
     #[test]
     fn stretches_that_share_a_byte_are_not_alone() {

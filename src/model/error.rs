@@ -9,7 +9,10 @@ use std::{io, path::PathBuf};
 #[non_exhaustive]
 pub enum ModelError {
     /// The operating system refused.
-    #[error("cannot {action} {path}: {source}. Check that the path exists and may be used")]
+    #[error(
+        "cannot {action} {path}: {source}. {}",
+        way_out(source, "Check that the path exists and may be used")
+    )]
     Io {
         /// What was tried: "read", "write", …
         action: &'static str,
@@ -364,6 +367,16 @@ pub enum ModelError {
 impl ModelError {
     pub(crate) fn io(action: &'static str, path: &std::path::Path, source: io::Error) -> Self {
         Self::Io { action, path: path.to_owned(), source }
+    }
+}
+
+/// What helps where the operating system refused, if not the `usual`.
+pub(crate) fn way_out<'a>(source: &io::Error, usual: &'a str) -> &'a str {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    match source.kind() {
+        StorageFull | QuotaExceeded => "Make room, or choose an output on another disk",
+        FileTooLarge => "Choose an output on a file system that takes larger files",
+        _ => usual,
     }
 }
 

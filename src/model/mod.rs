@@ -10,6 +10,7 @@ mod branches;
 mod constants;
 mod container;
 mod data;
+mod data_names;
 mod digest;
 mod dtypes;
 mod error;
@@ -45,6 +46,7 @@ pub use digest::{base_digest, module_digest};
 pub(crate) use dtypes::widen;
 pub use dtypes::{ElementType, check_tensor, f32_tensor, shape_of};
 pub use error::ModelError;
+pub(crate) use error::way_out;
 pub(crate) use external::promised;
 pub use find::{find_targets, find_targets_by};
 #[cfg(feature = "cli")]

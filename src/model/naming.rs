@@ -143,8 +143,8 @@ impl Naming {
 
     /// What a node with a stored weight claims to be, by its path, its name or its weight's.
     pub(crate) fn of_node(&self, node: &NodeProto, weight: Option<&str>) -> Option<Claim> {
-        let path = path_of(node);
-        let names = [path.as_deref(), Some(node.name()), weight];
+        let (path, exported) = (path_of(node), exported_path_of(node));
+        let names = [path.as_deref(), exported.as_deref(), Some(node.name()), weight];
         self.by_rule(names.into_iter().flatten()).or_else(|| claim(path.as_deref()?))
     }
 
@@ -166,7 +166,7 @@ impl Naming {
 
     /// All that a node may be called in a rule.
     pub(crate) fn names_of_node(node: &NodeProto) -> impl Iterator<Item = String> {
-        path_of(node).into_iter().chain([node.name().to_owned()])
+        path_of(node).into_iter().chain(exported_path_of(node)).chain([node.name().to_owned()])
     }
 
     fn by_rule<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Option<Claim> {
@@ -178,16 +178,27 @@ impl Naming {
     }
 }
 
-/// The module a node was exported from: torch's own record, or the node's name without its
-/// operator, as optimum and the genai builder write it.
+/// The module a node was exported from, by the path it has in transformers.
 fn path_of(node: &NodeProto) -> Option<String> {
-    if let Some(scopes) = node.metadata_props.iter().find(|p| p.key() == SCOPES) {
+    let path = exported_path_of(node)?;
+    // The genai builder shortens the block's name.
+    let written = scopes_of(node).is_none();
+    Some(if written { path.replacen(".attn.", ".self_attn.", 1) } else { path })
+}
+
+/// The same as the exporter calls it: by torch's own record, or the node's name without its operator,
+/// as optimum and the genai builder write it.
+fn exported_path_of(node: &NodeProto) -> Option<String> {
+    if let Some(scopes) = scopes_of(node) {
         // A Python list of strings; the last is the operation, the one before it its module.
-        return scopes.value().rsplit('\'').nth(3).map(str::to_owned);
+        return scopes.rsplit('\'').nth(3).map(str::to_owned);
     }
     let (path, _) = node.name().strip_prefix('/')?.rsplit_once('/')?;
-    // The genai builder shortens the block's name.
-    Some(path.replace('/', ".").replacen(".attn.", ".self_attn.", 1))
+    Some(path.replace('/', "."))
+}
+
+fn scopes_of(node: &NodeProto) -> Option<&str> {
+    Some(node.metadata_props.iter().find(|p| p.key() == SCOPES)?.value())
 }
 
 /// What is at `model.layers.<N>.{self_attn,mlp}.<x>_proj`, or the head at `lm_head`.
@@ -329,6 +340,23 @@ mod tests {
         );
         assert!(naming.covered().iter().eq([Role::Q, Role::O, Role::Up]));
         assert_eq!(Naming::default().covered(), RoleSet::LINEAR);
+    }
+
+    #[test]
+    fn a_rule_may_call_a_block_what_the_exporter_calls_it() {
+        let attention = node("Gemm", "/transformer/h.3/attn/c_proj/Gemm", &[], &[]);
+        for rule in
+            ["transformer.h.{layer}.attn.c_proj=o", "transformer.h.{layer}.self_attn.c_proj=o"]
+        {
+            let naming = Naming::new(vec![rule.parse().unwrap()]);
+            let claim = Claim { layer: 3, roles: &[Role::O], by_rule: true };
+            assert_eq!(naming.of_node(&attention, None), Some(claim), "{rule}");
+            assert_eq!(
+                naming.unused(|| Naming::names_of_node(&attention).collect()),
+                None,
+                "{rule}"
+            );
+        }
     }
 
     #[test]

@@ -69,8 +69,8 @@ pub fn write_model(base: &OnnxModel, proto: &ModelProto, out: &Path) -> Result<u
 /// Parts of the model and of its graph that are as in the file of `base` are copied from there
 /// byte for byte, whatever they hold; a part that changed is encoded anew, and refused if it
 /// holds more than this crate knows of it. A tensor in a data file stays in one at its offset: the
-/// file is copied with the changed ranges replaced, under its own name in another folder, else
-/// under a name that starts like `out`'s. A copy of such a tensor, and one that shares its bytes with
+/// file is copied with the changed ranges replaced, under its own name in another folder where no other
+/// model's file has it, else under a free name that starts like `out`'s. A copy of such a tensor, and one that shares its bytes with
 /// others and changes, gets a place behind the end of that file. A data file without changes is not
 /// copied within its folder. No file of `base` is ever replaced. Returns the bytes of the .onnx file too.
 pub fn stage_model<C: Contents>(

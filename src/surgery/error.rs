@@ -1,7 +1,11 @@
 //! Why a model could not be changed as asked.
 
 use super::{GraftError, PatchError};
-use crate::{format::ModuleId, model::ModelError, projection::ProjectionError};
+use crate::{
+    format::ModuleId,
+    model::{ModelError, way_out},
+    projection::ProjectionError,
+};
 use std::{io, path::PathBuf};
 
 /// Why an operation on a whole model was refused. The model is as it was.
@@ -88,7 +92,7 @@ pub enum SurgeryError {
         version: i64,
     },
     /// The operating system refused.
-    #[error("cannot write {path}: {source}. Check that there is room and that it may be used")]
+    #[error("cannot write {path}: {source}. {}", way_out(source, "Check that it may be used"))]
     Write {
         /// The file that was to be made.
         path: PathBuf,

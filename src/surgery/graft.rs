@@ -10,7 +10,7 @@ use super::{
     Edit, GraftError, Patch, SurgeryError, VALUES,
     fans::fans,
     lowrank::{LowRank, first_site},
-    patch_check::check_base,
+    patch_check::{check_base, is_made},
     rebuild::{basis_of, selected, selection},
     refuse_grafted,
     values::mixing_of_all,
@@ -62,6 +62,9 @@ pub fn graft(
     refuse_grafted(model.graph())?;
     refuse_old(model)?;
     check_base(model)?;
+    if is_made(model.graph(), VALUES) {
+        return Err(GraftError::NameTaken { name: VALUES }.into());
+    }
     let selection = selection(targets, header, v)?;
     let rank = selection.geometry().rank;
     let mut patch = Patch::default();

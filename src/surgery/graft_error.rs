@@ -51,6 +51,15 @@ pub enum GraftError {
         /// The input.
         input: &'static str,
     },
+    /// A value of the graph that has the name of the input.
+    #[error(
+        "the model has a value named {name:?}, as the input with the adapter's values is to be. Rename it \
+         in the model wherever it is made and read, or merge the adapter"
+    )]
+    NameTaken {
+        /// The name.
+        name: &'static str,
+    },
     /// Before version 4 an input with a default was the only kind of initializer.
     #[error(
         "IR version {version} has no inputs that can be left out. \

@@ -75,7 +75,6 @@ impl<'a> OnnxMerge<'a> {
         threads: usize,
     ) -> Result<Self, SurgeryError> {
         refuse_grafted(base.graph())?;
-        check_base(base)?;
         let mut matrices = BTreeMap::<_, Vec<Part<'a>>>::new();
         for (target, terms) in updates(targets, addends)?.into_values() {
             let node = target.node.as_ref().map(|node| node.index);
@@ -94,6 +93,10 @@ impl<'a> OnnxMerge<'a> {
             }
             let name = if copied { copy_for(base, target, &mut patch)? } else { name };
             weights.insert(name, Weight { parts, copied });
+        }
+        if !patch.edits.is_empty() {
+            // What is put between the nodes of a graph needs their order.
+            check_base(base)?;
         }
         let mut proto = base.proto.clone();
         patch.apply(proto.graph.get_or_insert_default())?;

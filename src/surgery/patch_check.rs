@@ -126,6 +126,13 @@ fn made_inside<'a>(graph: &'a GraphProto, names: &mut HashSet<&'a str>) {
     }
 }
 
+/// Whether the graph has a value of this name, nested graphs included.
+pub(super) fn is_made(graph: &GraphProto, name: &str) -> bool {
+    let mut made = HashSet::new();
+    made_inside(graph, &mut made);
+    made.contains(name)
+}
+
 /// `wish`, lengthened until nothing in the graph, nested graphs included, has that name.
 pub fn free_name(graph: &GraphProto, wish: &str) -> String {
     let mut taken = HashSet::new();

@@ -165,10 +165,13 @@ fn merged(model: &OnnxModel, targets: &Targets, folder: &Path) -> Outcome {
             assert!(target.shared || old.raw_data.is_none());
             return "would lose".into();
         }
-        // As it came it could not be changed: a value is made twice, or after it is read.
+        // Nodes cannot be put into it: a value is made twice, or after it is read.
         Err(SurgeryError::Model(
             error @ (ModelError::Disorder { .. } | ModelError::DuplicateName { .. }),
-        )) => return named(&error),
+        )) => {
+            assert!(target.shared);
+            return named(&error);
+        }
         Err(error) => panic!("{error}"),
     };
     let mut expected = model.weight(target).unwrap();

@@ -1,0 +1,101 @@
+//! What lies in an output folder beside the place of the model: of the same model it stays as it is, of
+//! another it is a reason to refuse.
+
+use super::{
+    files::{self, FileError, GENAI_CONFIG, SIDE_FILES},
+    manifest,
+};
+use serde_json::Value;
+use std::path::Path;
+
+/// By which transformers knows a model.
+const CONFIG: &str = "config.json";
+
+/// The side files of `folder` that differ from those of the model in `home` and stay: edits of an earlier
+/// output, or what another exporter wrote for the same model.
+///
+/// # Errors
+/// If the folder holds another model's, or a list or configuration that the output would make untrue.
+pub fn kept(folder: &Path, home: &Path) -> Result<Vec<&'static str>, FileError> {
+    let another = |name: &str| FileError::OfAnother { path: folder.join(name) };
+    if files::side_file(folder, manifest::NAME)?.is_some() {
+        return Err(FileError::Listed { path: folder.join(manifest::NAME) });
+    }
+    let (there, new) = (Configurations::of(folder)?, Configurations::of(home)?);
+    let alike = there.are_of_the_model_of(&new);
+    if alike == Some(false) {
+        return Err(another(if there.config.is_some() { CONFIG } else { GENAI_CONFIG }));
+    }
+    let mut kept = Vec::new();
+    for name in SIDE_FILES {
+        let Some(mut old) = files::side_file(folder, name)? else { continue };
+        let failed = |e| FileError::io("read", &folder.join(name), e);
+        let Some(mut its) = files::side_file(home, name)? else {
+            match name {
+                GENAI_CONFIG => return Err(another(name)),
+                _ => continue,
+            }
+        };
+        if files::same_contents(&mut old, &mut its).map_err(failed)? {
+            continue;
+        }
+        let fits = name != GENAI_CONFIG || there.run_the_graph_of(&new);
+        if alike != Some(true) || !fits {
+            return Err(another(name));
+        }
+        kept.push(name);
+    }
+    Ok(kept)
+}
+
+/// What a folder says of its model; nothing where that is no JSON.
+struct Configurations {
+    config: Option<Value>,
+    genai: Option<Value>,
+}
+
+impl Configurations {
+    fn of(folder: &Path) -> Result<Self, FileError> {
+        let read = |name| {
+            let there = files::side_file(folder, name)?.is_some();
+            let bytes = there.then(|| files::read(&folder.join(name))).transpose()?;
+            Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+        };
+        Ok(Self { config: read(CONFIG)?, genai: read(GENAI_CONFIG)? })
+    }
+
+    /// Whether both are of one model, by its kind, its width, its layers and its vocabulary, as far as
+    /// both say; `None` if that is too little.
+    fn are_of_the_model_of(&self, other: &Self) -> Option<bool> {
+        let kinds = |name: fn(&Self) -> Option<&Value>| Some(name(self)? == name(other)?);
+        let kind = kinds(|c| c.config.as_ref()?.get("model_type"))
+            .or_else(|| kinds(|c| c.genai.as_ref()?.pointer("/model/type")));
+        let sizes = self.sizes().into_iter().zip(other.sizes());
+        let sizes = sizes.filter_map(|(one, other)| Some(one? == other?));
+        let told: Vec<bool> = kind.into_iter().chain(sizes).collect();
+        match told.iter().all(|same| *same) {
+            false => Some(false),
+            true => (told.len() > 1).then_some(true),
+        }
+    }
+
+    /// Width, layers and vocabulary.
+    fn sizes(&self) -> [Option<u64>; 3] {
+        let names = [
+            (&["hidden_size", "n_embd"], "/model/decoder/hidden_size"),
+            (&["num_hidden_layers", "n_layer"], "/model/decoder/num_hidden_layers"),
+            (&["vocab_size", "vocab_size"], "/model/vocab_size"),
+        ];
+        names.map(|(names, genai)| {
+            let config = names.iter().find_map(|name| self.config.as_ref()?.get(*name)?.as_u64());
+            config.or_else(|| self.genai.as_ref()?.pointer(genai)?.as_u64())
+        })
+    }
+
+    /// Whether onnxruntime-genai is told of the same graph.
+    fn run_the_graph_of(&self, other: &Self) -> bool {
+        let (Some(one), Some(other)) = (&self.genai, &other.genai) else { return false };
+        let parts = ["filename", "inputs", "outputs"].map(|part| format!("/model/decoder/{part}"));
+        parts.iter().all(|part| one.pointer(part) == other.pointer(part))
+    }
+}
