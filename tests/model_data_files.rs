@@ -305,6 +305,25 @@ fn data_of_a_model_that_is_not_replaced_stay_and_the_outputs_get_its_name() {
 }
 
 #[test]
+fn data_that_a_replaced_output_shares_with_another_model_stay() {
+    let place = Place::new(USUAL);
+    place.mkdir("out");
+    let weights = |model: &OnnxModel| model.whole().unwrap().encode_to_vec();
+    let first = weights(&place.merge(Role::Q, "out/model.onnx").unwrap());
+    let at = |name: &str| place.root.path().join("out").join(name);
+    fs::copy(at("model.onnx"), at("a.onnx")).unwrap();
+    place.merge(Role::K, "out/a.onnx").unwrap();
+    assert!(at("a.onnx.data").exists());
+    assert!(weights(&OnnxModel::load(&at("model.onnx")).unwrap()) == first);
+    // Of a model that cannot be read nobody knows what it has.
+    place.write("out/broken.onnx", b"no model");
+    let before = place.contents("out");
+    place.merge(Role::V, "out/a.onnx").unwrap();
+    let after = place.contents("out");
+    assert!(before.iter().all(|(name, bytes)| name == "a.onnx" || after[name] == *bytes));
+}
+
+#[test]
 fn a_failure_half_way_leaves_no_file_and_no_folder() {
     let place = Place::new(USUAL);
     place.mkdir("out");

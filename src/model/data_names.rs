@@ -47,11 +47,15 @@ impl<'a> DataNames<'a> {
         location
     }
 
-    /// Whether the file is beside the output that is replaced, and is its.
+    /// Whether the file is beside the output that is replaced, and is its alone.
     pub fn is_replaced(&self, place: &Path) -> bool {
         let replaced = self.replaced.get_or_init(|| {
-            let old = OnnxModel::load(self.out).map(|old| old.files()).unwrap_or_default();
-            old.iter().filter_map(|path| fs::canonicalize(path).ok()).collect()
+            let mut own = files_of(self.out).unwrap_or_default();
+            match others(self.out, self.out_folder) {
+                Some(others) => own.retain(|path| !others.contains(path)),
+                None => own.clear(),
+            }
+            own
         });
         fs::canonicalize(place).is_ok_and(|path| replaced.contains(&path))
     }
@@ -60,6 +64,24 @@ impl<'a> DataNames<'a> {
         let place = self.out_folder.join(location);
         self.given.contains(location) || place.is_file() && !self.is_replaced(&place)
     }
+}
+
+/// The files of a model; none if it cannot be read.
+fn files_of(model: &Path) -> Option<Vec<PathBuf>> {
+    let files = OnnxModel::load(model).ok()?.files();
+    Some(files.iter().filter_map(|path| fs::canonicalize(path).ok()).collect())
+}
+
+/// The files of all other models in the folder of an output; none if one cannot be read.
+fn others(out: &Path, out_folder: &Path) -> Option<HashSet<PathBuf>> {
+    let paths = fs::read_dir(out_folder).ok()?.map(|entry| Some(entry.ok()?.path()));
+    let paths = paths.collect::<Option<Vec<_>>>()?;
+    let is_other = |path: &&PathBuf| {
+        path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"))
+            && path.file_name() != out.file_name()
+    };
+    let files = paths.iter().filter(is_other).map(|path| files_of(path));
+    Some(files.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
 fn numbered(out: &Path, count: u32) -> PathBuf {
