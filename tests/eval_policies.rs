@@ -131,6 +131,27 @@ fn the_report_agrees_with_the_answers() {
         [answers.iter().filter(gained).count(), answers.iter().filter(lost).count()];
     assert_eq!(report["paired"]["gained"], gained);
     assert_eq!(report["paired"]["lost"], lost);
+    let sampled = |policy: &str, answer: &Value| {
+        let samples = answer[policy].as_array().unwrap().clone();
+        assert_eq!(
+            samples.iter().map(|s| s["sample"].as_u64()).collect::<Vec<_>>(),
+            [Some(0), Some(1), Some(2)]
+        );
+        samples.iter().filter(|s| s["correct"] == true).count() as f64 / 3.0
+    };
+    for (policy, report) in [("samples", &report), ("base_samples", &report["base"])] {
+        let one = answers.iter().map(|a| sampled(policy, a)).sum::<f64>() / answers.len() as f64;
+        let told = report["pass_at"][0]["value"].as_f64().unwrap();
+        assert!((one - told).abs() < 1e-9, "{policy}: {one} and {told}");
+    }
+    let path = &adapter[0];
+    let shown = told(&["show".to_owned(), path.clone()]);
+    assert_eq!(report["checksum"], shown["checksum"]);
+    assert_eq!(report["asked"]["base_digest"], shown["base_digest"]);
+    assert_eq!(
+        (&report["asked"]["max_tokens"], &report["asked"]["reward"]),
+        (&json!(40), &json!("gsm8k"))
+    );
     let shown = report.get("examples").map_or(0, |e| e.as_array().unwrap().len());
     assert_eq!(shown, (gained + lost).min(3));
     for policy in [&report, &report["base"]] {

@@ -110,7 +110,7 @@ fn a_program_that_breaks_the_protocol_stops_the_run_with_the_sample() {
         ("raise ValueError('no')", &["it ended (exit status: 1)"]),
         ("os.close(1)\ntime.sleep(0.2)\nos._exit(0)", &["it ended (exit status: 0)"]),
         ("print('hello', flush=True)", &["its reply `hello` is not JSON"]),
-        ("say(id=r['id'], reward=float('nan'))", &["NaN", "is not JSON"]),
+        ("say(id=r['id'], reward=float('nan'))", &["NaN", "that is a finite number"]),
         ("say(id=r['id'], reward=None)", &["has no \"reward\" that is a finite number"]),
         ("say(id=r['id'])", &["has no \"reward\""]),
         ("say(reward=1)", &["has no \"id\""]),

@@ -19,7 +19,8 @@ fn place() -> Place {
 #[test]
 fn the_page_and_the_numbers_are_those_of_the_journal() {
     let place = place();
-    let eval = json!({"n": 400, "correct": 372, "accuracy": 0.93, "interval": [0.901, 0.951],
+    let checksum = &place.run("show a.tla --json").json(0)["checksum"];
+    let eval = json!({"checksum": checksum, "n": 400, "correct": 372, "accuracy": 0.93, "interval": [0.901, 0.951],
                       "paired": {"p": 2.8e-32, "gained": 140, "lost": 8}});
     place.write("eval.json", eval.to_string());
     let told = place.run("report run --eval eval.json --adapter a.tla --json").json(0);
@@ -85,6 +86,28 @@ fn what_is_no_run_is_refused() {
     place.refused("report empty", &["begin with a start line", "tells of no run"]);
     place.write("empty/journal.jsonl", "{\"kind\":\"lunch\"}\n");
     place.refused("report empty", &["line 1 is no journal line"]);
+}
+
+#[test]
+fn an_evaluation_of_another_adapter_or_of_none_is_refused() {
+    let place = place();
+    let checksum = place.run("show a.tla --json").json(0)["checksum"].as_str().unwrap().to_owned();
+    let other = format!("ff{}", &checksum[2..]);
+    let of = |checksum: Option<&str>| {
+        let mut eval = json!({"n": 4, "correct": 3, "accuracy": 0.75, "interval": [0.3, 0.95]});
+        if let Some(checksum) = checksum {
+            eval["checksum"] = json!(checksum);
+        }
+        place.write("e.json", eval.to_string());
+    };
+    of(Some(&other));
+    let words = [other.as_str(), checksum.as_str(), "that of a.tla is"];
+    place.refused("report run --eval e.json --adapter a.tla", &words);
+    place.refused("report run --eval e.json", &["not there to be compared", "--adapter"]);
+    of(None);
+    place.refused("report run --eval e.json --adapter a.tla", &["Evaluate again", "checksum"]);
+    of(Some(&checksum));
+    place.run("report run --eval e.json --adapter a.tla --json").json(0);
 }
 
 #[test]

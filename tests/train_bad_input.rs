@@ -165,6 +165,9 @@ fn options_out_of_range_are_refused() {
     for (options, word) in [
         ("--samples 1", "--samples is below 2"),
         ("--objective sft --kl 0.1", "--objective sft samples none"),
+        ("--objective sft --samples 4", "--samples is for sampled answers"),
+        ("--objective sft --temperature 1", "--temperature is for sampled answers"),
+        ("--objective sft --clip 0.2", "--clip is for sampled answers"),
         ("--samples 0", "--samples is below 2"),
         ("--steps 0", "--steps is 0"),
         ("--problems 0", "--problems is 0"),
@@ -299,7 +302,9 @@ fn a_prompt_of_nothing_and_one_that_is_too_long_are_refused() {
 fn a_model_that_never_gets_a_problem_right_has_nothing_to_learn_from() {
     let args = "train --model model --data data.jsonl --out out.tla --problems 2 --samples 2 \
                 --max-tokens 4";
-    refused_with_runtime(&place(), &format!("{args} --survey 1"), "nothing to learn from");
+    let words =
+        "% of the answers were cut at --max-tokens 4: raise it; none of the survey's 2 parts";
+    refused_with_runtime(&place(), &format!("{args} --survey 1"), words);
     // Without a measured placement that shows only after the steps, which the journal tells of.
     let place = place();
     let library = tla::runtime::candidates().into_iter().find(|c| c.found).expect("make setup");
@@ -307,6 +312,8 @@ fn a_model_that_never_gets_a_problem_right_has_nothing_to_learn_from() {
     let mut command = place.command(args.split_whitespace());
     let done = cli::Done::from(command.env("ORT_DYLIB_PATH", library.path).output().unwrap());
     assert_eq!(done.code, Some(2), "{}", done.stderr);
+    let words = "% of the answers were cut at --max-tokens 4: raise it; 28 sampled answers";
+    assert!(done.stderr.contains(words), "{}", done.stderr);
     assert!(done.stderr.contains("nothing to learn from"), "{}", done.stderr);
     assert!(!place.path("out.tla").exists());
     let journal = String::from_utf8(place.read("out.tla.run/journal.jsonl")).unwrap();
@@ -316,4 +323,5 @@ fn a_model_that_never_gets_a_problem_right_has_nothing_to_learn_from() {
     assert_eq!(done.stderr.matches(word).count(), 1, "{}", done.stderr);
     let warned = journal.lines().find(|line| line.contains("\"kind\":\"warning\"")).unwrap();
     assert!(warned.contains("\"step\":5") && warned.contains(word), "{warned}");
+    assert!(warned.contains("--max-tokens 4: raise it; for 5 steps"), "{warned}");
 }

@@ -135,6 +135,8 @@ fn a_learning_rate_that_destroys_the_model_is_taken_back() {
     let options = ["--steps", "14", "--problems", "12", "--learning-rate", "3", "--guard", "0.05"];
     let (run, _) = with(&options);
     let found = run.lines();
+    // A step that fell is told with what it fell to.
+    let average = |n: u64| steps(&found).iter().find(|s| s.step == n).and_then(|s| s.average);
     let restores: Vec<_> = found
         .lines
         .iter()
@@ -146,7 +148,14 @@ fn a_learning_rate_that_destroys_the_model_is_taken_back() {
     let first = restores.first().expect("a fall");
     assert!(first.average < first.best_average - 0.05, "{first:?}");
     assert_eq!(first.learning_rate_factor, 0.5);
+    assert_eq!(average(first.step), Some(first.average));
     let rate = |n: u64| steps(&found).iter().find(|s| s.step == n).map(|s| s.learning_rate);
     assert_eq!(rate(first.step), Some(3.0));
     assert!(rate(first.step + 1).is_none_or(|rate| rate == 1.5));
+    // A run that ends there ships what came back, and says of which step that is.
+    let last = first.step.to_string();
+    let (short, report) = with(&[&["--steps", &last], &options[2..]].concat());
+    assert_eq!(report["shipped_step"], first.best_step - 1);
+    let [.., Line::End(end)] = &short.lines().lines[..] else { panic!() };
+    assert_eq!((end.steps, end.shipped_step), (first.step, Some(first.best_step - 1)));
 }

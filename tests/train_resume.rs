@@ -319,7 +319,10 @@ fn what_changed_since_a_run_began_is_named_and_more_steps_are_welcome() {
         assert!(said(&output).contains(word), "{}", said(&output));
     };
     refused(&["--clip", "0.3"], "--clip was 0.2 when the run in");
-    refused(&["--width", "12"], "--width was 13 when");
+    refused(&["--width", "12"], "--params (--width × --groups) was 13 when");
+    refused(&["--params", "26"], "--params (--width × --groups) was 13 when");
+    let rule = "model.layers.{layer}.mlp.down_proj=down";
+    refused(&["--module", rule], "--module was not given when");
     refused(&["--objective", "sft"], "--objective was grpo when");
     let problems = fs::read_to_string(&data).unwrap();
     fs::write(&data, problems.lines().skip(1).collect::<Vec<_>>().join("\n")).unwrap();

@@ -65,7 +65,7 @@ fn a_program_that_fails_ends_the_run_with_the_sample_and_leaves_no_adapter() {
     for (work, word) in [
         ("sys.exit(4)", "it ended (exit status: 4)"),
         ("w = None", "that is a finite number"),
-        ("w = float(\"nan\")", "is not JSON"),
+        ("w = float(\"nan\")", "that is a finite number"),
         ("print(\"garbage\", flush=True); w = 1", "its reply `garbage` is not JSON"),
         ("import time; time.sleep(600)", "no reply within 0.5 seconds"),
     ] {

@@ -8,10 +8,11 @@ use super::{
     CliError, Output, Verdict,
     device::Device,
     eval_adapters::{Group, Read, belonging, groups},
-    eval_report::{Comparison, lines},
+    eval_report::{Answers, Asked, Comparison, lines},
     files,
     interrupt::Interrupts,
     names::Names,
+    output::hex,
     progress::Progress,
     reward_options::{RewardArgs, Task},
     threads::Threads,
@@ -56,7 +57,7 @@ pub struct Eval {
     /// share batches, each row with its own adapter
     #[arg(long, value_name = "A.tla")]
     adapter: Vec<PathBuf>,
-    /// Write every answer, one JSON object a line
+    /// Write every answer, those sampled included, one JSON object a problem and line
     #[arg(long, value_name = "JSONL")]
     answers: Option<PathBuf>,
     /// Only the first N problems
@@ -112,7 +113,15 @@ pub struct Eval {
 /// What one policy came to.
 struct Outcome {
     answers: Vec<Answered>,
+    /// Problem by problem.
+    sampled: Vec<Vec<Answered>>,
     pass_at: Vec<PassAt>,
+}
+
+impl Outcome {
+    fn written(&self) -> Answers<'_> {
+        Answers { greedy: &self.answers, sampled: &self.sampled }
+    }
 }
 
 impl Eval {
@@ -127,7 +136,7 @@ impl Eval {
         let sampling = self.sampling()?;
         let model = OnnxModel::load(&self.model)?;
         let _interrupts = Interrupts::listen()?;
-        let Task { mut problems, keys, reward, wording, .. } = self.reward.task()?;
+        let Task { mut problems, keys, reward, wording, digest } = self.reward.task()?;
         problems.truncate(self.limit.unwrap_or(usize::MAX));
         let mut inputs = files::of_model(model.files(), &model.home());
         inputs.push(self.reward.data.clone());
@@ -135,6 +144,14 @@ impl Eval {
         if let Some(path) = &self.answers {
             files::check_output(path, &inputs)?;
         }
+        let mut asked = Asked {
+            data: hex(&digest),
+            reward: reward.name(),
+            prompt: wording.prompt().to_owned(),
+            system: wording.system().map(str::to_owned),
+            max_tokens: self.max_tokens,
+            base_digest: None,
+        };
         let targets = find_targets_by(&model, &self.names.naming())?;
         let mut voice = voice_of(&model)?.worded(wording);
         room::check(&voice, &problems, Longest::Written(self.max_tokens))?;
@@ -143,6 +160,8 @@ impl Eval {
             .iter()
             .map(|path| belonging(path, &model, &targets, out))
             .collect::<Result<Vec<Read>, CliError>>()?;
+        let bound = read.iter().map(|read| &read.header).find(|header| header.is_bound());
+        asked.base_digest = bound.map(|header| hex(&header.base_digest));
         ready(options.provider).map_err(TrainError::from)?;
         let pace = Pace { rows: self.batch, max_tokens: self.max_tokens };
         let exam = Exam { problems: &problems, reward: &*reward, pace };
@@ -178,13 +197,14 @@ impl Eval {
         let adapters: Vec<(&PathBuf, Outcome)> =
             self.adapter.iter().zip(adapted.into_iter().flatten()).collect();
         if let Some(path) = &self.answers {
-            let of: Vec<(&Path, &[Answered])> =
-                adapters.iter().map(|(path, o)| (path.as_path(), &o.answers[..])).collect();
-            files::write(path, lines(&problems, &keys, &base.answers, &of).as_bytes())?;
+            let of: Vec<(&Path, Answers<'_>)> =
+                adapters.iter().map(|(path, o)| (path.as_path(), o.written())).collect();
+            files::write(path, lines(&problems, &keys, base.written(), &of).as_bytes())?;
         }
-        let mut comparison = Comparison::new(report(&base, None)?);
-        for (path, outcome) in &adapters {
-            let report = report(outcome, Some(&base.answers))?;
+        let mut comparison = Comparison::new(asked, report(&base, None)?);
+        for ((path, outcome), read) in adapters.iter().zip(&read) {
+            let checksum = Some(hex(&read.checksum));
+            let report = EvalReport { checksum, ..report(outcome, Some(&base.answers))? };
             comparison.push(path, report);
             let answers = (&base.answers[..], &outcome.answers[..]);
             comparison.show(path, (&problems, &keys), answers, self.show);
@@ -233,14 +253,19 @@ impl Eval {
         let policies = mixed.map_or(1, Mixed::len);
         let mut progress = Progress::new("answers", policies * exam.problems.len());
         let greedy = answer_greedily(student, mixed, exam, &mut |done| progress.at(done, ""))?;
-        let mut outcomes: Vec<Outcome> =
-            greedy.into_iter().map(|answers| Outcome { answers, pass_at: Vec::new() }).collect();
+        let mut outcomes: Vec<Outcome> = greedy
+            .into_iter()
+            .map(|answers| Outcome { answers, sampled: Vec::new(), pass_at: Vec::new() })
+            .collect();
         if let Some(sampling) = sampling {
             let mut progress = Progress::new("samples", policies * exam.problems.len());
             let mut watch = |done| progress.at(done, "");
-            let right = sample(student, mixed, exam, sampling, &mut watch)?;
+            let sampled = sample(student, mixed, exam, sampling, &mut watch)?;
             let n = sampling.samples as u64;
-            for (outcome, right) in outcomes.iter_mut().zip(right) {
+            for (outcome, sampled) in outcomes.iter_mut().zip(sampled) {
+                let right_of = |of: &Vec<Answered>| of.iter().filter(|a| a.correct).count() as u64;
+                let right: Vec<u64> = sampled.iter().map(right_of).collect();
+                outcome.sampled = sampled;
                 outcome.pass_at =
                     self.pass_at.iter().filter_map(|k| PassAt::of(&right, n, *k)).collect();
             }

@@ -20,7 +20,10 @@ use crate::{
 /// An adapter that names the model's base, or none.
 pub struct Read {
     path: PathBuf,
-    header: Header,
+    /// Its checksum.
+    pub checksum: [u8; 32],
+    /// Its header.
+    pub header: Header,
     v: Vec<f32>,
 }
 
@@ -62,7 +65,8 @@ pub fn belonging(
         let path = path.display();
         out.say(format!("{path} is unbound: nothing says that it was made for this model"));
     }
-    Ok(Read { path: path.into(), header, v: adapter.values().collect() })
+    let checksum = adapter.checksum();
+    Ok(Read { path: path.into(), checksum, header, v: adapter.values().collect() })
 }
 
 /// The graphs that serve `read`, with every adapter checked against its digest.
@@ -104,7 +108,7 @@ pub fn groups(
 
 /// Checks that an adapter comes to its digest on the bases of its `modules`.
 fn checked(
-    Read { path, header, v }: &Read,
+    Read { path, header, v, .. }: &Read,
     modules: &[ModuleId],
     frozen: &[Frozen],
 ) -> Result<Live, CliError> {

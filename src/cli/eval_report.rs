@@ -16,11 +16,41 @@ const SHOWN: usize = 600;
 /// The base and the adapters that were compared with it.
 ///
 /// As JSON it is the report of the model, or of the one adapter, with `base`, `adapters` (each with
-/// its file as `adapter`) and `examples` beside its keys; with several adapters only `n` is beside.
+/// its file as `adapter`), `asked` and `examples` beside its keys; with several adapters only `n` is
+/// beside.
 pub struct Comparison {
+    asked: Asked,
     base: EvalReport,
     adapters: Vec<Adapted>,
     examples: Vec<Example>,
+}
+
+/// What was asked of whom.
+#[derive(Serialize)]
+pub struct Asked {
+    /// SHA-256 of the dataset's file.
+    pub data: String,
+    /// What judged, by the name it was chosen by.
+    pub reward: String,
+    /// The text questions were put in.
+    pub prompt: String,
+    /// The system message, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// The longest answer, in tokens.
+    pub max_tokens: usize,
+    /// The base digest, where an adapter is bound to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_digest: Option<String>,
+}
+
+/// What one policy answered.
+#[derive(Clone, Copy)]
+pub struct Answers<'a> {
+    /// Greedily.
+    pub greedy: &'a [Answered],
+    /// By sampling, problem by problem; empty where nothing was sampled.
+    pub sampled: &'a [Vec<Answered>],
 }
 
 /// One adapter's report.
@@ -46,8 +76,8 @@ struct Example {
 
 impl Comparison {
     /// Of the base with no adapter yet.
-    pub fn new(base: EvalReport) -> Self {
-        Self { base, adapters: Vec::new(), examples: Vec::new() }
+    pub fn new(asked: Asked, base: EvalReport) -> Self {
+        Self { asked, base, adapters: Vec::new(), examples: Vec::new() }
     }
 
     /// Adds an adapter.
@@ -100,6 +130,7 @@ impl Serialize for Comparison {
         let mut add = |key: &str, part: Value| {
             keys.as_object_mut().map(|keys: &mut Map<_, _>| keys.insert(key.to_owned(), part));
         };
+        add("asked", value(&|| serde_json::to_value(&self.asked))?);
         if !self.adapters.is_empty() {
             add("base", value(&|| serde_json::to_value(&self.base))?);
             add("adapters", value(&|| serde_json::to_value(&self.adapters))?);
@@ -180,12 +211,13 @@ fn compare(
 }
 
 /// Every answer, a JSON object a line: the base's, or with one adapter that adapter's with the base's
-/// as `base_text` and `base_correct`, or with several those of each under `adapters`.
+/// as `base_text` and `base_correct`, or with several those of each under `adapters`. What was sampled
+/// is under `samples`, the base's beside one adapter under `base_samples`.
 pub fn lines(
     problems: &[Problem],
     keys: &[String],
-    base: &[Answered],
-    adapters: &[(&Path, &[Answered])],
+    base: Answers<'_>,
+    adapters: &[(&Path, Answers<'_>)],
 ) -> String {
     let mut text = String::new();
     for (at, (problem, key)) in problems.iter().zip(keys).enumerate() {
@@ -196,25 +228,44 @@ pub fn lines(
         });
         let Some(keys) = line.as_object_mut() else { continue };
         match adapters {
-            [] => keys.extend(answer(&base[at])),
+            [] => keys.extend(base.at(at)),
             [(_, only)] => {
-                keys.extend(answer(&only[at]));
-                keys.insert("base_text".to_owned(), json!(base[at].text));
-                keys.insert("base_correct".to_owned(), json!(base[at].correct));
+                keys.extend(only.at(at));
+                keys.insert("base_text".to_owned(), json!(base.greedy[at].text));
+                keys.insert("base_correct".to_owned(), json!(base.greedy[at].correct));
+                keys.extend(base.samples(at).map(|found| ("base_samples".to_owned(), found)));
             }
             several => {
-                let own = |(path, answers): &(&Path, &[Answered])| {
-                    let mut keys = answer(&answers[at]);
+                let own = |(path, answers): &(&Path, Answers<'_>)| {
+                    let mut keys = answers.at(at);
                     keys.insert("adapter".to_owned(), json!(path.display().to_string()));
                     Value::Object(keys)
                 };
-                keys.insert("base".to_owned(), Value::Object(answer(&base[at])));
+                keys.insert("base".to_owned(), Value::Object(base.at(at)));
                 keys.insert("adapters".to_owned(), several.iter().map(own).collect());
             }
         }
         text += &format!("{line}\n");
     }
     text
+}
+
+impl Answers<'_> {
+    /// The greedy answer to problem `at`, with what was sampled.
+    fn at(&self, at: usize) -> Map<String, Value> {
+        let mut keys = answer(&self.greedy[at]);
+        keys.extend(self.samples(at).map(|found| ("samples".to_owned(), found)));
+        keys
+    }
+
+    fn samples(&self, at: usize) -> Option<Value> {
+        let numbered = |(sample, answered): (usize, &Answered)| {
+            let mut keys = answer(answered);
+            keys.insert("sample".to_owned(), json!(sample));
+            Value::Object(keys)
+        };
+        Some(self.sampled.get(at)?.iter().enumerate().map(numbered).collect())
+    }
 }
 
 fn answer(answered: &Answered) -> Map<String, Value> {

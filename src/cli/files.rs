@@ -374,6 +374,12 @@ pub fn write(out: &Path, bytes: &[u8]) -> Result<(), FileError> {
     place(stage(out, &mut &*bytes)?, out)
 }
 
+/// Makes sure that a file can be made where `out` is to be, for what takes long to compute.
+#[cfg(feature = "train")]
+pub fn probe(out: &Path) -> Result<(), FileError> {
+    new_beside(out).map(drop).map_err(|source| FileError::io("write", out, source))
+}
+
 /// Everything from `source` in a file beside `out`, which vanishes unless it is placed.
 pub fn stage(out: &Path, source: &mut impl Read) -> Result<NamedTempFile, FileError> {
     let failed = |source| FileError::io("write", out, source);

@@ -31,15 +31,15 @@ pub struct LearnArgs {
     /// Problems per step
     #[arg(long, value_name = "N", default_value_t = 24, help_heading = "Learning")]
     problems: usize,
-    /// Answers sampled per problem
-    #[arg(long, value_name = "N", default_value_t = 8, help_heading = "Learning")]
-    samples: usize,
+    /// Answers sampled per problem [default: 8]
+    #[arg(long, value_name = "N", help_heading = "Learning")]
+    samples: Option<usize>,
     /// Longest answer, in tokens; a longer one is cut and worth 0, or the least of its step if that is less
     #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Learning")]
     max_tokens: usize,
-    /// Sampling temperature
-    #[arg(long, value_name = "T", default_value_t = 1.0, help_heading = "Learning")]
-    temperature: f32,
+    /// Sampling temperature [default: 1]
+    #[arg(long, value_name = "T", help_heading = "Learning")]
+    temperature: Option<f32>,
     /// Compare answers with their group's mean, in its standard deviations (std) or not (mean)
     #[arg(long, value_enum, default_value_t = AdvantagesArg::Std, help_heading = "Learning")]
     advantages: AdvantagesArg,
@@ -62,9 +62,9 @@ pub struct LearnArgs {
     /// Gradient steps per batch of answers
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Learning")]
     updates: usize,
-    /// Clip probability ratios to 1 ± this
-    #[arg(long, value_name = "EPS", default_value_t = 0.2, help_heading = "Learning")]
-    clip: f32,
+    /// Clip probability ratios to 1 ± this [default: 0.2]
+    #[arg(long, value_name = "EPS", help_heading = "Learning")]
+    clip: Option<f32>,
     /// Clip them to 1 + this above [default: as --clip]
     #[arg(long, value_name = "EPS", help_heading = "Learning")]
     clip_high: Option<f32>,
@@ -125,7 +125,7 @@ enum DecayArg {
 impl LearnArgs {
     /// The recipe asked for, once all numbers are in range, for a model that tells so many tokens apart.
     pub fn recipe(&self, scalar: Scalar, vocabulary: usize) -> Recipe {
-        let clip_high = self.clip_high.unwrap_or(self.clip);
+        let clip_high = self.clip_high.unwrap_or(self.clip());
         Recipe {
             objective: match self.objective {
                 ObjectiveArg::Grpo => Objective::Grpo,
@@ -134,9 +134,9 @@ impl LearnArgs {
             steps: self.steps,
             problems: self.problems,
             exploration: Exploration {
-                samples: self.samples,
+                samples: self.samples(),
                 max_tokens: self.max_tokens,
-                temperature: self.temperature,
+                temperature: self.temperature(),
                 seed: self.run_seed,
                 normalise: self.advantages == AdvantagesArg::Std,
                 at_once: self.rollout_batch,
@@ -158,7 +158,7 @@ impl LearnArgs {
             },
             max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
             updates: self.updates,
-            clip: self.clip,
+            clip: self.clip(),
             clip_high,
             kl: self.kl,
             micro_tokens: self.micro_tokens.unwrap_or_else(|| usual_positions(vocabulary)),
@@ -172,6 +172,38 @@ impl LearnArgs {
         }
     }
 
+    fn samples(&self) -> usize {
+        self.samples.unwrap_or(8)
+    }
+
+    fn temperature(&self) -> f32 {
+        self.temperature.unwrap_or(1.0)
+    }
+
+    fn clip(&self) -> f32 {
+        self.clip.unwrap_or(0.2)
+    }
+
+    /// What can be done but hardly be meant.
+    pub fn doubts(&self) -> Vec<String> {
+        let mut doubts = Vec::new();
+        let clip = self.clip();
+        if clip >= 1.0 {
+            doubts.push(format!(
+                "--clip is {clip}, and no ratio falls to 1 - {clip}, so none is clipped below. Give less \
+                 than 1"
+            ));
+        }
+        let (warmup, steps) = (self.warmup, self.steps);
+        if warmup > 0 && warmup >= steps as u64 {
+            doubts.push(format!(
+                "--warmup is {warmup} and --steps is {steps}, so the step size is still rising at the end. \
+                 Give fewer steps of warmup"
+            ));
+        }
+        doubts
+    }
+
     /// Refuses numbers out of range.
     pub fn check(&self) -> Result<(), CliError> {
         let wrong = |text: String| Err(CliError::Usage(text));
@@ -179,11 +211,11 @@ impl LearnArgs {
             ("steps", self.steps as f64),
             ("problems", self.problems as f64),
             ("max-tokens", self.max_tokens as f64),
-            ("temperature", f64::from(self.temperature)),
+            ("temperature", f64::from(self.temperature())),
             ("learning-rate", self.learning_rate),
             ("updates", self.updates as f64),
-            ("clip", f64::from(self.clip)),
-            ("clip-high", f64::from(self.clip_high.unwrap_or(self.clip))),
+            ("clip", f64::from(self.clip())),
+            ("clip-high", f64::from(self.clip_high.unwrap_or(self.clip()))),
             ("micro-tokens", self.micro_tokens.unwrap_or(1) as f64),
             ("rollout-batch", self.rollout_batch as f64),
             ("patience", self.patience.unwrap_or(1) as f64),
@@ -219,13 +251,25 @@ impl LearnArgs {
                     .to_owned(),
             );
         }
-        if self.samples < 2 && !sft {
+        for (name, given) in [
+            ("samples", self.samples.is_some()),
+            ("temperature", self.temperature.is_some()),
+            ("clip", self.clip.is_some()),
+            ("clip-high", self.clip_high.is_some()),
+        ] {
+            if sft && given {
+                return wrong(format!(
+                    "--{name} is for sampled answers, and --objective sft samples none. Leave it out"
+                ));
+            }
+        }
+        if self.samples() < 2 && !sft {
             return wrong(
                 "--samples is below 2, and answers are compared within their group. Give 2 or more"
                     .to_owned(),
             );
         }
-        let answers = self.problems.saturating_mul(if sft { 1 } else { self.samples });
+        let answers = self.problems.saturating_mul(if sft { 1 } else { self.samples() });
         for (what, value, most) in [
             ("--problems times --samples", answers, MOST_ANSWERS),
             ("--max-tokens", self.max_tokens, MOST_TOKENS),

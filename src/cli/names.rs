@@ -14,6 +14,12 @@ pub struct Names {
 }
 
 impl Names {
+    /// The rules as they are given, in order.
+    #[cfg(feature = "train")]
+    pub fn named(&self) -> String {
+        self.rules.iter().map(Rule::to_string).collect::<Vec<_>>().join(" ")
+    }
+
     /// The rules before the known names.
     pub fn naming(&self) -> Naming {
         Naming::new(self.rules.clone())

@@ -33,7 +33,7 @@ pub struct Report {
     /// The page to write [default: report.html in the run's folder]
     #[arg(short, long, value_name = "HTML")]
     output: Option<PathBuf>,
-    /// Show this evaluation too: what `tla eval --json` printed
+    /// Show this evaluation of the adapter too: what `tla eval --json` printed
     #[arg(long, value_name = "JSON")]
     eval: Option<PathBuf>,
     /// The adapter to show [default: the one that the journal names, if it is there]
@@ -45,7 +45,6 @@ impl Report {
     /// Runs the command.
     pub fn run(&self, out: &mut Output) -> Result<Verdict, CliError> {
         let story = story(&self.run)?;
-        let eval = self.eval.as_deref().map(evaluation).transpose()?;
         let named = story.end.as_ref().and_then(|end| end.adapter.as_ref()).map(PathBuf::from);
         let found = named.filter(|path| {
             let there = path.is_file();
@@ -59,6 +58,8 @@ impl Report {
         });
         let adapter = self.adapter.clone().or(found);
         let shown = adapter.as_deref().map(fields).transpose()?;
+        let of = adapter.as_deref().zip(shown.as_ref());
+        let eval = self.eval.as_deref().map(|path| evaluation(path, of)).transpose()?;
         let output = self.output.clone().unwrap_or_else(|| self.run.join(REPORT));
         let of_run = [FILE_NAME, STATE, NEXT].map(|name| Some(self.run.join(name)));
         let inputs = of_run.into_iter().chain([self.eval.clone(), adapter]);

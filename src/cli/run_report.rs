@@ -58,6 +58,45 @@ pub enum RunReportError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// An evaluation that names no adapter.
+    #[error(
+        "{} does not say by its checksum which adapter it is of. Evaluate again with `tla eval --adapter \
+         A.tla --json`",
+        path.display()
+    )]
+    OfNoAdapter {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An evaluation without the adapter it could be held against.
+    #[error(
+        "{} is of the adapter with checksum {found}, and the run's adapter is not there to be compared. \
+         Name it with --adapter",
+        path.display()
+    )]
+    NothingToCompare {
+        /// The file.
+        path: PathBuf,
+        /// The checksum it names.
+        found: String,
+    },
+    /// An evaluation of another adapter.
+    #[error(
+        "{} is of the adapter with checksum {found}, and that of {} is {expected}. Evaluate that one, or \
+         give the evaluation of it",
+        path.display(),
+        adapter.display()
+    )]
+    OfAnotherAdapter {
+        /// The file.
+        path: PathBuf,
+        /// The checksum it names.
+        found: String,
+        /// The adapter that is shown.
+        adapter: PathBuf,
+        /// Its checksum.
+        expected: String,
+    },
 }
 
 /// What a run's journal tells.
@@ -70,11 +109,27 @@ pub fn story(folder: &Path) -> Result<Story, CliError> {
     Story::of(&record).map_err(|_| RunReportError::NoRun { journal }.into())
 }
 
-/// An evaluation from the file that holds it.
-pub fn evaluation(path: &Path) -> Result<EvalReport, CliError> {
+/// An evaluation from the file that holds it, if it is of `shown`: an adapter and its fields.
+pub fn evaluation(
+    path: &Path,
+    shown: Option<(&Path, &Map<String, Value>)>,
+) -> Result<EvalReport, CliError> {
     let bytes = files::read(path)?;
-    serde_json::from_slice(&bytes)
-        .map_err(|source| RunReportError::Evaluation { path: path.into(), source }.into())
+    let report: EvalReport = serde_json::from_slice(&bytes)
+        .map_err(|source| RunReportError::Evaluation { path: path.into(), source })?;
+    let path = path.to_owned();
+    let Some(found) = report.checksum.clone() else {
+        return Err(RunReportError::OfNoAdapter { path }.into());
+    };
+    let Some((adapter, fields)) = shown else {
+        return Err(RunReportError::NothingToCompare { path, found }.into());
+    };
+    let expected = fields.get("checksum").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if found != expected {
+        let adapter = adapter.to_owned();
+        return Err(RunReportError::OfAnotherAdapter { path, found, adapter, expected }.into());
+    }
+    Ok(report)
 }
 
 /// An adapter's fields, as `tla show --json` prints them.

@@ -99,6 +99,7 @@ impl Train {
             effort,
         };
         self.learn.check()?;
+        self.learn.doubts().iter().for_each(|doubt| out.say(doubt));
         let threads = self.threads.count();
         let sessions = self.device.sessions(threads)?;
         let provider = sessions.provider;
@@ -111,6 +112,7 @@ impl Train {
         let mut inputs = files::of_model(model.files(), &model.home());
         inputs.push(self.reward.data.clone());
         files::check_output(&self.out, &inputs)?;
+        files::probe(&self.out)?;
         let folder = self.run.clone().unwrap_or_else(|| run_folder(&self.out));
         if is_needed(&self.out, &folder) {
             return Err(CliError::Usage(format!(
@@ -136,7 +138,7 @@ impl Train {
         settings.extend([("provider".to_owned(), provider.name().to_owned())]);
         settings.extend([("--pack-weights".to_owned(), sessions.packed.to_string())]);
         settings.extend(asked);
-        settings.extend(of_files(&model, &files::SIDE_FILES, &plan.base_digest)?);
+        settings.extend(of_files(&model, &self.names, &files::SIDE_FILES, &plan.base_digest)?);
         let mut folder = match self.resume {
             true => RunFolder::resume(&folder, settings.clone()),
             false => RunFolder::begin(&folder, settings.clone()),
@@ -171,7 +173,7 @@ impl Train {
         };
         let stop = interrupts.between_steps()?;
         let started = std::time::Instant::now();
-        let mut teller = Teller::default();
+        let mut teller = Teller::new(recipe.exploration.max_tokens);
         let fitted = folder.write(&first).map_err(TrainError::from).and_then(|()| {
             fit(plan, &problems, &*reward, &recipe, sessions, &mut folder, &stop, &mut |event| {
                 reporter.hear(event);

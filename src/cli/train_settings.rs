@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::{
     CliError,
     files::{self, FileError},
+    names::Names,
     output::hex,
     reward_options::{RewardArgs, Task},
 };
@@ -41,7 +42,10 @@ pub fn of_options(wish: &Wish, recipe: &Recipe) -> Settings {
     let Recipe { exploration, schedule, rules, .. } = recipe;
     let mut named = vec![
         ("projection", form.projection.name().to_owned()),
-        ("width", form.width.to_string()),
+        (
+            "params (--width × --groups)",
+            (u32::from(form.width) * u32::from(form.groups)).to_string(),
+        ),
         ("groups", form.groups.to_string()),
         ("rank", form.rank.to_string()),
         ("tying", form.tying.name().to_owned()),
@@ -115,10 +119,12 @@ pub fn of_task(options: &RewardArgs, task: &Task) -> Settings {
 /// If one of the files cannot be read.
 pub fn of_files(
     model: &OnnxModel,
+    names: &Names,
     side_files: &[&str],
     base_digest: &[u8; 32],
 ) -> Result<Settings, CliError> {
     let mut settings = Settings::new();
+    settings.insert("--module".to_owned(), names.named());
     settings.insert("the base digest of --model".to_owned(), hex(base_digest));
     let home = model.home();
     for path in files::of_model(model.files(), &home) {

@@ -2,13 +2,14 @@
 
 use super::{output::to_stderr, progress::Progress};
 use crate::train::{
+    cut::Cut,
     fit::{Event, Fitted},
     journal::{Line, Placement, Restore, Step},
 };
 
 /// Turns events into progress lines.
-#[derive(Default)]
 pub struct Teller {
+    max_tokens: usize,
     stage: Option<(&'static str, Progress)>,
     first: Option<f64>,
     /// The last step.
@@ -16,6 +17,9 @@ pub struct Teller {
     largest_gap: f64,
     groups: u64,
     flat: u64,
+    /// Steps whose answers were sampled, and the shares of those that were cut, added up.
+    sampled: u64,
+    cut: f64,
 }
 
 /// Between the log-probability of a token when it was sampled and when it was differentiated,
@@ -25,6 +29,21 @@ const SUSPICIOUS_GAP: f64 = 1e-2;
 const MANY_FLAT: f64 = 0.75;
 
 impl Teller {
+    /// Of a run whose answers may have `max_tokens` tokens.
+    pub fn new(max_tokens: usize) -> Self {
+        Self {
+            max_tokens,
+            stage: None,
+            first: None,
+            last: None,
+            largest_gap: 0.0,
+            groups: 0,
+            flat: 0,
+            sampled: 0,
+            cut: 0.0,
+        }
+    }
+
     /// Takes in what happens.
     pub fn hear(&mut self, event: Event<'_>) {
         match event {
@@ -33,20 +52,18 @@ impl Teller {
             Event::Placed(placement) => {
                 self.stage = None;
                 to_stderr(&placed(placement));
+                if let Some(text) = too_many(placement) {
+                    to_stderr(&text);
+                }
             }
             Event::Training(Line::Step(step), _, of) => {
-                let note = match step.reward_mean {
-                    Some(reward) => format!(
-                        "reward {reward:.3}, {:.1} tokens, {} of {} groups flat",
-                        step.completion_length_mean, step.groups_without_variance, step.groups
-                    ),
-                    None => format!("loss {:.4}", step.loss),
-                };
-                self.at("training", step.step as usize, of, &note);
+                self.at("training", step.step as usize, of, &noted(step));
                 self.first = self.first.or(step.reward_mean);
                 self.largest_gap = self.largest_gap.max(step.logprob_gap);
                 self.groups += step.groups;
                 self.flat += step.groups_without_variance;
+                self.sampled += u64::from(step.cut_share.is_some());
+                self.cut += step.cut_share.unwrap_or_default();
                 self.last = Some(step.clone());
             }
             Event::Training(Line::Restore(restore), ..) => {
@@ -89,13 +106,17 @@ impl Teller {
                  --steps",
             );
         }
+        let share = self.cut / self.sampled.max(1) as f64;
+        let cut = Cut { share, max_tokens: self.max_tokens };
         if self.groups > 0 && self.flat as f64 > MANY_FLAT * self.groups as f64 {
             to_stderr(&format!(
-                "in {} of {} groups all answers were worth the same, and nothing is learned from \
+                "{cut}in {} of {} groups all answers were worth the same, and nothing is learned from \
                  those. Raise --samples or --temperature, or choose problems the model solves now \
                  and then",
                 self.flat, self.groups
             ));
+        } else if cut.is_most() {
+            to_stderr(cut.to_string().trim_end_matches("; "));
         }
         if self.largest_gap > SUSPICIOUS_GAP {
             to_stderr(&format!(
@@ -117,6 +138,18 @@ impl Teller {
     }
 }
 
+fn noted(step: &Step) -> String {
+    let Some(reward) = step.reward_mean else { return format!("loss {:.4}", step.loss) };
+    let mut note = format!(
+        "reward {reward:.3}, {:.1} tokens, {} of {} groups flat",
+        step.completion_length_mean, step.groups_without_variance, step.groups
+    );
+    if let Some(cut) = step.cut_share.filter(|cut| *cut > 0.0) {
+        note += &format!(", {:.0} % cut", 100.0 * cut);
+    }
+    note
+}
+
 fn restored(restore: &Restore) -> String {
     format!(
         "the average fell from {:.3} to {:.3} by step {}: v is again as before step {}, with {} of \
@@ -127,6 +160,20 @@ fn restored(restore: &Restore) -> String {
         restore.best_step,
         restore.learning_rate_factor
     )
+}
+
+/// What to say of more numbers than there are entries of R that they move.
+fn too_many(placement: &Placement) -> Option<String> {
+    let Placement { parameters, modules, rank, .. } = placement;
+    let entries = modules.saturating_mul(u64::from(*rank) * u64::from(*rank));
+    (*parameters > entries).then(|| {
+        format!(
+            "{parameters} numbers move only the {entries} entries of R in {modules} modules of rank \
+             {rank}, so {} of them do nothing of their own. Train {entries} at most, or choose more \
+             --roles or a larger --rank",
+            parameters - entries
+        )
+    })
 }
 
 fn placed(placement: &Placement) -> String {
@@ -141,6 +188,13 @@ fn placed(placement: &Placement) -> String {
         let last = placement.first_layer + placement.layers - 1;
         text += &format!(", layers {} to {last}", placement.first_layer);
     }
+    if let Some(snr) = placement.snr.filter(|_| placement.is_uncertain()) {
+        return text
+            + &format!(
+                "; signal to noise {snr:.2}: the survey is mostly noise and tells little about where the \
+                 gradient is. Raise --survey or --problems"
+            );
+    }
     if let Some(share) = placement.energy_share {
         text += &format!("; they hold {:.0} % of the gradient's energy", 100.0 * share);
     }
@@ -150,9 +204,54 @@ fn placed(placement: &Placement) -> String {
     }
     if let Some(snr) = placement.snr {
         text += &format!("; signal to noise {snr:.1}");
-        if snr < 1.0 {
-            text += " (low: raise --survey)";
-        }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placement(snr: f64) -> Placement {
+        Placement {
+            roles: vec!["down".to_owned()],
+            first_layer: 0,
+            layers: 0,
+            modules: 4,
+            rank: 2,
+            width: 13,
+            groups: 1,
+            parameters: 13,
+            seed: 7,
+            seeds_searched: Some(64),
+            energy_share: Some(1.0),
+            captured: Some(0.972),
+            snr: Some(snr),
+        }
+    }
+
+    #[test]
+    fn shares_of_a_gradient_that_is_mostly_noise_are_not_told() {
+        let sure = placed(&placement(12.0));
+        assert!(sure.contains("hold 100 % of") && sure.contains("97.2 %"), "{sure}");
+        let unsure = placed(&placement(0.061));
+        assert!(!unsure.contains('%') && unsure.contains("signal to noise 0.06"), "{unsure}");
+        assert!(unsure.contains("tells little") && unsure.contains("Raise --survey"), "{unsure}");
+    }
+
+    #[test]
+    fn more_numbers_than_entries_of_r_are_told_of() {
+        assert_eq!(too_many(&placement(1.0)), None);
+        let wide = Placement { width: 2000, parameters: 2000, ..placement(1.0) };
+        let told = too_many(&wide).unwrap();
+        assert!(told.starts_with("2000 numbers move only the 16 entries"), "{told}");
+    }
+
+    #[test]
+    fn a_step_whose_answers_were_cut_says_what_share() {
+        let step = Step { reward_mean: Some(0.25), cut_share: Some(0.5), ..Step::default() };
+        assert!(noted(&step).ends_with("flat, 50 % cut"), "{}", noted(&step));
+        let whole = Step { cut_share: Some(0.0), ..step };
+        assert!(noted(&whole).ends_with("flat"), "{}", noted(&whole));
+    }
 }

@@ -109,7 +109,7 @@ pub fn answer_greedily(
 }
 
 /// Samples answers to every problem by each of the policies in `mixed`, or by the model alone; of
-/// each policy, how many to each problem are right. Policies share batches, the same random numbers
+/// each policy, those to each problem. Policies share batches, the same random numbers
 /// serve all of them, and what is sampled does not depend on how many are written at once. `watch`
 /// hears how many problems are done, each counted for every policy.
 ///
@@ -121,10 +121,10 @@ pub fn sample(
     exam: Exam<'_>,
     sampling: Sampling,
     watch: &mut dyn FnMut(usize),
-) -> Result<Vec<Vec<u64>>, TrainError> {
+) -> Result<Vec<Vec<Vec<Answered>>>, TrainError> {
     let (each, rows) = (sampling.samples.max(1), exam.pace.rows.max(1));
     let policies: Vec<usize> = (0..mixed.map_or(1, Mixed::len)).collect();
-    let mut right = vec![vec![0; exam.problems.len()]; policies.len()];
+    let mut found = vec![vec![Vec::new(); exam.problems.len()]; policies.len()];
     // As many policies side by side as there is room for, and then as many problems.
     let beside = (rows / each).clamp(1, policies.len().max(1));
     let whole = (rows / (beside * each)).max(1);
@@ -162,16 +162,15 @@ pub fn sample(
                 let problems: Vec<&Problem> =
                     (0..completions.len()).map(|row| &chunk[problem(row)]).collect();
                 let judged = judge(student, &problems, &completions, exam.reward)?;
-                for (row, answer) in judged.iter().enumerate() {
-                    let counts = &mut right[policies[row / of_policy]];
-                    counts[first + problem(row)] += u64::from(answer.correct);
+                for (row, answer) in judged.into_iter().enumerate() {
+                    found[policies[row / of_policy]][first + problem(row)].push(answer);
                 }
             }
             done += chunk.len() * policies.len();
             watch(done);
         }
     }
-    Ok(right)
+    Ok(found)
 }
 
 fn prompts<'a>(

@@ -47,6 +47,9 @@ pub struct Share {
 /// where the reward has such a reading, `pass_at` where answers were sampled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EvalReport {
+    /// The checksum of the adapter that answered, in hexadecimal; none of the base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<String>,
     /// Problems evaluated, at least 1.
     pub n: u64,
     /// Problems answered correctly.
@@ -79,6 +82,7 @@ impl EvalReport {
         let correct = outcomes.iter().filter(|right| **right).count() as u64;
         let interval = wilson(correct, n).ok_or(ReportError::Empty)?;
         Ok(Self {
+            checksum: None,
             n,
             correct,
             accuracy: correct as f64 / n as f64,

@@ -108,8 +108,12 @@ fn placed(placement: &Placement) -> Vec<(String, String)> {
         ("seed of the projection", placement.seed.to_string()),
     ];
     found.extend(placement.seeds_searched.map(|n| ("seeds compared", n.to_string())));
-    found.extend(placement.energy_share.map(|x| ("gradient energy in these modules", percent(x))));
-    found.extend(placement.captured.map(|x| ("of it, captured by the directions", percent(x))));
+    let share = |share: f64| match placement.is_uncertain() {
+        true => "unknown: the survey was mostly noise".to_owned(),
+        false => percent(share),
+    };
+    found.extend(placement.energy_share.map(|x| ("gradient energy in these modules", share(x))));
+    found.extend(placement.captured.map(|x| ("of it, captured by the directions", share(x))));
     found.extend(placement.snr.map(|x| ("signal to noise of the gradient", figure(x))));
     found.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

@@ -13,7 +13,6 @@ pub fn summary(step: u64, batch: &Batch) -> Step {
     let completions: Vec<_> = groups.iter().flat_map(|g| &g.completions).collect();
     let rewards: Vec<f64> = groups.iter().flat_map(|g| &g.rewards).copied().collect();
     let tokens: usize = completions.iter().map(|c| c.tokens.len()).sum();
-    let cut = completions.iter().filter(|c| !c.stopped).count() as f64;
     let entropy = completions.iter().map(|c| c.entropy).sum::<f64>();
     let each = 1.0 / completions.len().max(1) as f64;
     // Where nothing was sampled there are no rewards, and nothing could be cut or uncertain.
@@ -27,10 +26,16 @@ pub fn summary(step: u64, batch: &Batch) -> Step {
         groups_without_variance: groups.iter().filter(|g| g.advantages.is_none()).count() as u64,
         tokens: tokens as u64,
         completion_length_mean: tokens as f64 * each,
-        cut_share: sampled.then_some(cut * each),
+        cut_share: sampled.then_some(cut_in(groups) as f64 * each),
         entropy_mean: sampled.then_some(entropy / tokens.max(1) as f64),
         ..Step::default()
     }
+}
+
+/// How many answers were cut at the longest length.
+pub fn cut_in(groups: &[Group]) -> u64 {
+    let sampled = groups.iter().filter(|g| !g.rewards.is_empty());
+    sampled.flat_map(|g| &g.completions).filter(|c| !c.stopped).count() as u64
 }
 
 /// What a step's answers were worth, problem by problem; `None` where they have no worth.

@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use super::{
     adam::AdamError,
+    cut::Cut,
     folder::FolderError,
     placement::{mean_gradient::GradientError, modules::PlacementError},
     reward::RewardError,
@@ -81,7 +82,7 @@ pub enum TrainError {
     },
     /// No group of answers had one better than another.
     #[error(
-        "{answers} sampled answers (mean reward {reward:.3}) held no group with both right and \
+        "{cut}{answers} sampled answers (mean reward {reward:.3}) held no group with both right and \
          wrong ones, so there is nothing to learn from. Check the answer format the model was \
          taught, raise --samples or --temperature, or take easier or harder problems"
     )]
@@ -90,6 +91,27 @@ pub enum TrainError {
         answers: usize,
         /// Their mean reward.
         reward: f64,
+        /// How many of them were cut.
+        cut: Cut,
+    },
+    /// Too few parts of the survey had a group of answers with one better than another.
+    #[error(
+        "{cut}{} of the survey's {parts} parts, {answers} answers with the mean reward {reward:.3}, held a \
+         group with both right and wrong ones, and telling the gradient from its noise takes two. Raise \
+         --survey, --problems or --samples, or choose --roles and a --seed by hand",
+        if *varied == 0 { "none" } else { "only 1" }
+    )]
+    SurveyedTooLittle {
+        /// Parts with such a group, below 2.
+        varied: usize,
+        /// Parts there were.
+        parts: usize,
+        /// Answers sampled.
+        answers: usize,
+        /// Their mean reward.
+        reward: f64,
+        /// How many of them were cut.
+        cut: Cut,
     },
     /// The optimiser refuses a gradient.
     #[error(transparent)]

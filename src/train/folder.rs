@@ -184,7 +184,17 @@ mod tests {
         let mut adam = Adam::new(vec![0.1, 0.2], AdamSettings::new(1.0 / 3.0)).unwrap();
         adam.step(&[step as f64 / 7.0, -0.3]).unwrap();
         let (guard, flat) = (Guard::default(), Flat::default());
-        Progress { step, updates: step, answers: 16, worth: 0.1 + 0.2, adam, guard, flat }
+        Progress {
+            step,
+            updates: step,
+            as_after: step,
+            answers: 16,
+            cut: 4,
+            worth: 0.1 + 0.2,
+            adam,
+            guard,
+            flat,
+        }
     }
 
     fn step(step: u64) -> Line {
@@ -304,7 +314,7 @@ mod tests {
             "",
             "{}",
             &good[..good.len() / 2],
-            &good.replace("\"version\":3", "\"version\":2"),
+            &good.replace("\"version\":4", "\"version\":3"),
             &good.replacen("\"steps\":1", "\"steps\":-1", 1),
             &good.replace("\"answers\"", "\"answer\""),
         ] {

@@ -4,7 +4,7 @@
 //! sampled, and a completion's advantage is how far its reward lies from the group's mean, in
 //! standard deviations of the group. The deviation is the population's (divided by n, not n − 1)
 //! and no small constant is added to it: a group without variance has no gradient and is left
-//! out altogether. Such groups are reported; half the groups of one run were of this kind
+//! out, though its answers count in what the loss is divided by. Such groups are reported; half the groups of one run were of this kind
 //! (facts, section 1). Without the division by the deviation every problem weighs the same
 //! whatever its difficulty (Liu et al., "Understanding R1-Zero-like training", 2025).
 

@@ -77,6 +77,8 @@ pub struct Best {
     share: f64,
     /// v and optimiser before that step's updates.
     pub adam: Adam,
+    /// The step after which they were so, 0 for the start: the one before, unless they were restored.
+    pub as_after: u64,
 }
 
 /// A fall, and the state to go back to.
@@ -90,6 +92,8 @@ pub struct Fall {
     pub step: u64,
     /// v and optimiser before that step's updates.
     pub adam: Adam,
+    /// The step after which they were so, 0 for the start.
+    pub as_after: u64,
 }
 
 /// Why a run makes no more steps.
@@ -132,8 +136,15 @@ impl Guard {
         self.factor
     }
 
-    /// Takes the score of step `step`, whose answers `adam` gave; says if it is a fall.
-    pub fn observe(&mut self, step: u64, score: Score, adam: &Adam, rules: &Rules) -> Option<Fall> {
+    /// Takes the score of step `step`, whose answers `adam` gave, as it was after step `as_after`; says
+    /// if it is a fall.
+    pub fn observe(
+        &mut self,
+        step: u64,
+        score: Score,
+        (adam, as_after): (&Adam, u64),
+        rules: &Rules,
+    ) -> Option<Fall> {
         self.average.add(&score);
         self.spread.add(&score);
         self.seen += 1;
@@ -142,14 +153,14 @@ impl Guard {
         let at_least = |average: f64, share: f64| average - TOO_HIGH * (share * spread).sqrt();
         let best = self.best.as_ref().map(|best| at_least(best.average, best.share));
         if best.is_none_or(|best| at_least(average, share) > best) {
-            self.best = Some(Best { step, average, share, adam: adam.clone() });
+            self.best = Some(Best { step, average, share, adam: adam.clone(), as_after });
         }
         let best = self.best.as_ref()?;
         if average >= best.average - rules.drop?.max(self.chance(best, AT_EVERY_STEP)) {
             return None;
         }
-        let Best { step, adam, .. } = best.clone();
-        let fall = Fall { fallen_to: average, average: best.average, step, adam };
+        let Best { step, adam, as_after, .. } = best.clone();
+        let fall = Fall { fallen_to: average, average: best.average, step, adam, as_after };
         self.factor *= 0.5;
         // The average starts again from where the restored state was.
         self.average = Average::from(best.average, best.share);
@@ -202,7 +213,8 @@ mod tests {
     fn watch(guard: &mut Guard, scores: &[f64], rules: &Rules) -> Vec<Option<Fall>> {
         let each = scores.iter().enumerate();
         each.map(|(at, score)| {
-            guard.observe(at as u64 + 1, exactly(*score), &adam(at as f32 + 1.0), rules)
+            let state = adam(at as f32 + 1.0);
+            guard.observe(at as u64 + 1, exactly(*score), (&state, at as u64), rules)
         })
         .collect()
     }
@@ -241,8 +253,9 @@ mod tests {
     fn after_a_return_the_run_has_time_to_recover() {
         let mut guard = Guard::default();
         watch(&mut guard, &[0.5; 8], &RULES);
-        let fallen: Vec<bool> =
-            (9..30).map(|n| guard.observe(n, exactly(0.0), &adam(0.0), &RULES).is_some()).collect();
+        let fallen: Vec<bool> = (9..30)
+            .map(|n| guard.observe(n, exactly(0.0), (&adam(0.0), 0), &RULES).is_some())
+            .collect();
         let at: Vec<usize> = (0..fallen.len()).filter(|i| fallen[*i]).collect();
         assert!(at.windows(2).all(|w| w[1] - w[0] == 4), "{at:?}");
         assert!(at.len() >= 2, "{at:?}");
@@ -256,7 +269,8 @@ mod tests {
         let observe = |scores: &[Score]| {
             let mut guard = Guard::default();
             let each = scores.iter().enumerate();
-            each.map(|(n, s)| guard.observe(n as u64, *s, &adam(0.0), &RULES)).collect::<Vec<_>>()
+            each.map(|(n, s)| guard.observe(n as u64, *s, (&adam(0.0), 0), &RULES))
+                .collect::<Vec<_>>()
         };
         let verdicts = observe(&[[noisy].as_slice(), &[low; 4]].concat());
         assert!(verdicts.iter().all(Option::is_none), "{verdicts:?}");
@@ -272,7 +286,7 @@ mod tests {
             };
             (1..=8).any(|n| {
                 let loss = if n == 1 { 1.0 } else { 1.5 };
-                guard.observe(n, step(loss), &adam(0.0), &RULES).is_some()
+                guard.observe(n, step(loss), (&adam(0.0), 0), &RULES).is_some()
             })
         };
         assert!(falls(0.01) && !falls(1.0));
@@ -284,7 +298,7 @@ mod tests {
         let worths = [[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]];
         for n in 0..40 {
             let score = Score::of(&worths[(n as usize).min(1 + n as usize % 2)]).unwrap();
-            assert_eq!(guard.observe(n, score, &adam(n as f32), &RULES), None);
+            assert_eq!(guard.observe(n, score, (&adam(n as f32), 0), &RULES), None);
         }
         let best = guard.best.unwrap();
         assert!(best.step > 0 && best.average < 0.75, "{best:?}");
@@ -311,7 +325,7 @@ mod tests {
     fn ended(scores: &[f64], rules: &Rules) -> Option<(u64, Ending)> {
         let mut guard = Guard::default();
         (1..).zip(scores).find_map(|(step, score)| {
-            guard.observe(step, exactly(*score), &adam(0.0), rules);
+            guard.observe(step, exactly(*score), (&adam(0.0), 0), rules);
             Some((step, guard.ending(step, rules)?))
         })
     }

@@ -68,7 +68,9 @@ fn fall(scores: impl Iterator<Item = Score>, drop: f64) -> Option<u64> {
     let rules = Rules { drop: Some(drop), patience: None, target: None };
     let adam = Adam::new(vec![0.0], AdamSettings::new(0.1)).unwrap();
     let mut guard = Guard::default();
-    (1..).zip(scores).find_map(|(n, score)| guard.observe(n, score, &adam, &rules).map(|_| n))
+    (1..)
+        .zip(scores)
+        .find_map(|(n, score)| guard.observe(n, score, (&adam, n - 1), &rules).map(|_| n))
 }
 
 /// In how many runs there is a fall within these steps, and no earlier one.

@@ -7,6 +7,7 @@
 pub mod adam;
 pub mod average;
 pub mod batch;
+pub mod cut;
 pub mod data;
 pub mod diagnostics;
 mod error;

@@ -10,8 +10,8 @@
 //! at any moment goes on to the same bits.
 //!
 //! Simplifications: one process, one adapter, rewards computed where the loop runs; groups whose
-//! answers are all worth the same are left out, of the loss and of what it is divided by, unless
-//! the divergence from the base counts, because their gradient is zero.
+//! answers are all worth the same are left out of the loss, unless the divergence from the base
+//! counts, because their gradient is zero; their answers still count in what it is divided by.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -21,8 +21,9 @@ use std::{
 use super::{
     TrainError,
     adam::{Adam, AdamSettings, norm, shortened},
+    cut::Cut,
     data::Problem,
-    diagnostics::{score, summary},
+    diagnostics::{cut_in, score, summary},
     excerpts,
     explore::batch,
     flat::Flat,
@@ -82,7 +83,9 @@ pub fn train(
         None => Progress {
             step: 0,
             updates: 0,
+            as_after: 0,
             answers: 0,
+            cut: 0,
             worth: 0.0,
             adam: Adam::new(vec![0.0; live.parameters()], settings)?,
             guard: Guard::default(),
@@ -111,6 +114,7 @@ pub fn train(
 
         let mut record = summary(step, &answers);
         now.answers += groups.iter().map(|g| g.rewards.len() as u64).sum::<u64>();
+        now.cut += cut_in(groups);
         now.worth += groups.iter().flat_map(|g| &g.rewards).sum::<f64>();
         record.learning_rate = recipe.schedule.rate(step) * now.guard.factor();
         now.adam.set_learning_rate(record.learning_rate)?;
@@ -123,8 +127,10 @@ pub fn train(
             Objective::Grpo => score(groups),
             Objective::Sft => gradient.as_ref().and_then(|g| Score::of_loss(g.loss, &g.examples)),
         };
-        let best = worth.and_then(|s| now.guard.observe(step, s, &now.adam, &recipe.rules));
-        record.average = now.guard.average();
+        let state = (&now.adam, now.as_after);
+        let best = worth.and_then(|s| now.guard.observe(step, s, state, &recipe.rules));
+        // After a fall the guard's own average is that of the state gone back to.
+        record.average = best.as_ref().map(|best| best.fallen_to).or(now.guard.average());
         let mut restored = None;
         if let Some(best) = best {
             restored = Some(Restore {
@@ -135,6 +141,7 @@ pub fn train(
                 learning_rate_factor: now.guard.factor(),
             });
             now.adam = best.adam;
+            now.as_after = best.as_after;
         } else if now.guard.ending(step, &recipe.rules).is_none() {
             for update in 0..recipe.updates {
                 if let (1.., Some(pull)) = (update, &mut pull) {
@@ -160,11 +167,15 @@ pub fn train(
                 }
             }
         }
+        // A step without an update leaves v as it was after the one before.
+        if restored.is_none() && (!record.updates.is_empty() || now.as_after == now.step) {
+            now.as_after = step;
+        }
         record.gradient_seconds = computing.elapsed().as_secs_f64();
         record.v_norm = norm(&now.adam.v().iter().map(|x| f64::from(*x)).collect::<Vec<_>>());
         record.seconds = started.elapsed().as_secs_f64();
 
-        let warning = now.flat.observe(&record);
+        let warning = now.flat.observe(&record, recipe.exploration.max_tokens);
 
         now.step = step;
         let mut lines = vec![Line::Step(record)];
@@ -183,11 +194,12 @@ pub fn train(
     };
     if now.updates == 0 {
         let reward = now.worth / now.answers.max(1) as f64;
-        return Err(TrainError::NothingToLearn { answers: now.answers as usize, reward });
+        let cut = Cut::of(now.cut, now.answers, recipe.exploration.max_tokens);
+        return Err(TrainError::NothingToLearn { answers: now.answers as usize, reward, cut });
     }
     let (v, step) = match now.guard.better_than_last(&recipe.rules) {
-        Some(best) => (best.adam.v(), best.step - 1),
-        None => (now.adam.v(), now.step),
+        Some(best) => (best.adam.v(), best.as_after),
+        None => (now.adam.v(), now.as_after),
     };
     Ok(Trained { v: shipped(v, recipe.scalar), step, steps: now.step, ending })
 }

@@ -20,7 +20,7 @@ pub const STATE: &str = "state.json";
 /// Where the next state is written before it takes that name.
 pub const NEXT: &str = "state.json.next";
 /// The version of the state.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// The most bytes a state may have: v, two moments and the best of each, for the most numbers an
 /// adapter may have, is well below.
 const LIMIT: u64 = 1 << 30;
@@ -63,8 +63,12 @@ pub struct Progress {
     pub step: u64,
     /// Updates made in them.
     pub updates: u64,
+    /// The step after which v was as it is, which a restore goes back to; 0 for the start.
+    pub as_after: u64,
     /// Answers scored in them.
     pub answers: u64,
+    /// Those that were cut at the longest length.
+    pub cut: u64,
     /// The sum of their rewards.
     pub worth: f64,
     /// v and its optimiser.
@@ -106,8 +110,8 @@ impl State {
     pub fn difference(&self, now: &Settings) -> Option<(String, String, String)> {
         let was = &self.settings;
         let names = was.keys().chain(now.keys().filter(|name| !was.contains_key(*name)));
-        let value =
-            |of: &Settings, name| of.get(name).map_or("not given", String::as_str).to_owned();
+        let given = |of: &Settings, name| of.get(name).filter(|value| !value.is_empty()).cloned();
+        let value = |of: &Settings, name| given(of, name).unwrap_or("not given".to_owned());
         names
             .map(|name| (name.clone(), value(was, name), value(now, name)))
             .find(|(_, was, now)| was != now)
@@ -170,7 +174,7 @@ mod tests {
         fs::write(home.path().join(STATE), r#"{"version": 2, "mood": "good"}"#).unwrap();
         let error = State::read(home.path()).unwrap_err().to_string();
         assert!(
-            error.contains("its version is 2 and not 3. Restore the file, or begin"),
+            error.contains("its version is 2 and not 4. Restore the file, or begin"),
             "{error}"
         );
     }

@@ -65,7 +65,9 @@ impl Run {
         let out = self.adapter().display().to_string();
         let mut all = vec!["train".to_owned(), "--out".to_owned(), out];
         all.extend(on("data/train.jsonl"));
-        for pair in SHORT.chunks(2).filter(|pair| !more.contains(&pair[0])) {
+        // Solutions are not sampled.
+        let fits = |name: &str| name != "--samples" || !more.contains(&"sft");
+        for pair in SHORT.chunks(2).filter(|pair| !more.contains(&pair[0]) && fits(pair[0])) {
             all.extend(pair.iter().map(|a| (*a).to_owned()));
         }
         all.extend(more.iter().map(|a| (*a).to_owned()));

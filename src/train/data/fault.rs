@@ -119,6 +119,14 @@ pub enum RowError {
         "both \"question\" and \"problem\" are there. Say with --question-field which one is asked"
     )]
     TwoQuestions,
+    /// A field without a value.
+    #[error(
+        "\"{field}\" is null, so there is nothing to ask or to compare. Fill it in or delete the line"
+    )]
+    Null {
+        /// The field.
+        field: String,
+    },
     /// A field is not a string.
     #[error("\"{field}\" is {found}, not a string. Put it in quotes")]
     WrongType {

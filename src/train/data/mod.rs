@@ -11,7 +11,7 @@ mod lines;
 #[cfg(feature = "parquet")]
 mod parquet;
 
-use std::path::Path;
+use std::{borrow::Cow, path::Path};
 
 use serde_json::{Map, Value};
 
@@ -24,6 +24,8 @@ pub const MAX_LINE: usize = 1 << 20;
 pub const MAX_FILE: u64 = 1 << 29;
 /// How much of an offending value an error quotes, in characters.
 const QUOTED: usize = 60;
+/// Numbers below this are read as they are written.
+const EXACT: f64 = 1e15;
 
 /// What the question is called where no name is given.
 const QUESTIONS: [&str; 2] = ["question", "problem"];
@@ -105,15 +107,15 @@ fn problem(row: Map<String, Value>, fields: &Fields, line: usize) -> Result<Prob
         Some(field) => field,
         None => first_of(&row, &ANSWERS).unwrap_or(ANSWERS[0]),
     };
-    let answer = text(&row, answer_field)?;
+    let answer = reference(&row, answer_field)?;
     if answer.trim().is_empty() {
         return Err(RowError::EmptyAnswer { field: answer_field.to_owned() });
     }
     let solution = match row.get(SOLUTION) {
         Some(Value::String(solution)) if !solution.trim().is_empty() => solution.as_str(),
-        _ => answer,
+        _ => &answer,
     };
-    let [question, answer, solution] = [question, answer, solution].map(str::to_owned);
+    let [question, answer, solution] = [question, &answer, solution].map(str::to_owned);
     Ok(Problem { question, answer, solution, fields: row, line })
 }
 
@@ -132,9 +134,20 @@ fn first_of<'a>(row: &Map<String, Value>, names: &[&'a str]) -> Option<&'a str> 
     names.iter().find(|name| row.contains_key(**name)).copied()
 }
 
+/// A reference answer, which may be a number. One that is read with a loss of digits must be a string.
+fn reference<'a>(row: &'a Map<String, Value>, field: &str) -> Result<Cow<'a, str>, RowError> {
+    match row.get(field) {
+        Some(Value::Number(number)) if number.as_f64().is_some_and(|x| x.abs() < EXACT) => {
+            Ok(number.to_string().into())
+        }
+        _ => text(row, field).map(Cow::from),
+    }
+}
+
 fn text<'a>(row: &'a Map<String, Value>, field: &str) -> Result<&'a str, RowError> {
     match row.get(field) {
         Some(Value::String(text)) => Ok(text),
+        Some(Value::Null) => Err(RowError::Null { field: field.to_owned() }),
         Some(other) => Err(RowError::WrongType {
             field: field.to_owned(),
             found: beginning(&other.to_string()),
@@ -170,6 +183,21 @@ pub(super) fn beginning(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reference_may_be_a_number_and_what_is_null_is_said_to_be() {
+        let of = |answer: &str| {
+            row(&format!(r#"{{"question": "?", "answer": {answer}}}"#), &Fields::default())
+        };
+        for number in ["27", "-3", "0.5"] {
+            let found = of(number).unwrap();
+            assert_eq!((found.answer.as_str(), found.solution.as_str()), (number, number));
+        }
+        assert_eq!(of("null"), Err(RowError::Null { field: "answer".into() }));
+        for other in ["true", "[27]", "123456789012345678901234"] {
+            assert!(matches!(of(other), Err(RowError::WrongType { .. })), "{other}");
+        }
+    }
 
     fn row(json: &str, fields: &Fields) -> Result<Problem, RowError> {
         let Value::Object(row) = serde_json::from_str(json).unwrap() else { panic!("{json}") };
@@ -218,8 +246,8 @@ mod tests {
             RowError::MissingField { field: "question".into(), found: "prompt, answer".into() }
         );
         assert_eq!(
-            found(r#"{"question": "q", "answer": 27}"#),
-            RowError::WrongType { field: "answer".into(), found: "27".into() }
+            found(r#"{"question": "q", "answer": [27]}"#),
+            RowError::WrongType { field: "answer".into(), found: "[27]".into() }
         );
         assert_eq!(
             found(r#"{"question": " ", "answer": "1"}"#),

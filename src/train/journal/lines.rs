@@ -137,6 +137,13 @@ pub struct Placement {
     pub snr: Option<f64>,
 }
 
+impl Placement {
+    /// Whether the gradient was measured with more noise than signal, so that the shares say little.
+    pub fn is_uncertain(&self) -> bool {
+        self.snr.is_some_and(|snr| snr < 1.0)
+    }
+}
+
 /// One step: `{"kind": "step", ...}`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Step {

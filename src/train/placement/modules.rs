@@ -23,8 +23,8 @@ use crate::format::{FormatError, ModuleId, Role, RoleSet};
 pub enum PlacementError {
     /// The gradient is all noise.
     #[error(
-        "the averaged gradient's energy {energy:e} does not exceed its noise {noise:e}. \
-         Average over more rollouts, or choose roles and layers by hand"
+        "the surveyed gradient's energy {energy:.2e} does not exceed its noise {noise:.2e}. \
+         Raise --survey or --problems, or choose --roles, --layers and a --seed by hand"
     )]
     NoSignal {
         /// ‖mean‖².

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::mean_gradient::{GradientAverage, MeanGradient};
 use crate::policy::live::Live;
 use crate::train::{
-    TrainError, data::Problem, explore::batch, order::Order, pull::Pull, recipe::Recipe,
-    reward::Reward, student::Student,
+    TrainError, cut::Cut, data::Problem, diagnostics::cut_in, explore::batch, order::Order,
+    pull::Pull, recipe::Recipe, reward::Reward, student::Student,
 };
 
 /// The stream of scouting answers, apart from those of the training steps.
@@ -49,7 +49,8 @@ pub fn survey(
     let mixing = live.mixing(&v)?;
     let mut order = Order::new(problems.len(), recipe.exploration.seed ^ SCOUTING);
     let mut average = GradientAverage::new(live.rank(), live.modules().to_vec())?;
-    let (mut answers, mut worth, mut estimates) = (0, 0.0, 0);
+    let (mut answers, mut cut, mut worth) = (0, 0, 0.0);
+    let (mut parts, mut varied) = (0, 0);
     for at in 0..effort.batches {
         if stop.load(Ordering::Relaxed) {
             return Err(TrainError::Interrupted { step: 0, steps: recipe.steps as u64 });
@@ -59,18 +60,22 @@ pub fn survey(
         let step = SCOUTING + at as u64;
         let groups = batch(student, &chosen, &mixing, reward, recipe, step)?.groups;
         answers += groups.iter().map(|g| g.rewards.len()).sum::<usize>();
+        cut += cut_in(&groups);
         worth += groups.iter().flat_map(|g| &g.rewards).sum::<f64>();
         for part in groups.chunks(groups.len().div_ceil(effort.parts.max(1)).max(1)) {
+            parts += 1;
             if let Some(mut pull) = Pull::of(part, student, recipe)? {
                 let found = pull.gradient(student, live, &v)?;
                 average.add(&found.by_mixing.concat())?;
-                estimates += 1;
+                varied += 1;
             }
         }
         watch(at + 1);
     }
-    if estimates < 2 {
-        return Err(TrainError::NothingToLearn { answers, reward: worth / answers.max(1) as f64 });
+    if varied < 2 {
+        let reward = worth / answers.max(1) as f64;
+        let cut = Cut::of(cut, answers as u64, recipe.exploration.max_tokens);
+        return Err(TrainError::SurveyedTooLittle { varied, parts, answers, reward, cut });
     }
     Ok(average.mean()?)
 }

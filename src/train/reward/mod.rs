@@ -56,7 +56,7 @@ pub enum RewardError {
     /// The reward is not a finite number, or so large that the spread of a group overflows.
     #[error(
         "the reward `{reward}` of the answer `{completion}` to the problem of line {line} is \
-         {value}. A reward must be a number of at most 1e30, and of at least -1e30"
+         {value:e}. A reward must be a number of at most 1e30, and of at least -1e30"
     )]
     NotFinite {
         /// Name of the reward.

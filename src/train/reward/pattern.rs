@@ -5,7 +5,7 @@ use regex::{Regex, RegexBuilder};
 use super::{
     Attempt, Reward, RewardError,
     answer::Answer,
-    reference::{ReferenceError, answer_in},
+    reference::{ReferenceError, answer_in, marked_in},
 };
 use crate::train::data::Problem;
 
@@ -64,8 +64,17 @@ impl Pattern {
         Some(self.regex.captures(completion)?.get(1)?.as_str().trim())
     }
 
-    /// The right answer: what the pattern finds in the reference, or what the reference marks.
+    /// The right answer: what the pattern finds in the part that the reference marks, or that part;
+    /// without one, what the pattern finds anywhere.
     fn right<'a>(&self, problem: &'a Problem) -> Result<&'a str, ReferenceError> {
+        let reference = &problem.answer;
+        if let Some(marked) = marked_in(reference).filter(|marked| !marked.is_empty()) {
+            let from = marked.as_ptr().addr().saturating_sub(reference.as_ptr().addr());
+            let part = from..from + marked.len();
+            let mut groups = self.regex.captures_iter(reference).filter_map(|found| found.get(1));
+            let within = groups.find(|group| part.contains(&group.start()) && !group.is_empty());
+            return Ok(within.map_or(marked, |group| group.as_str().trim()));
+        }
         match self.answer(&problem.answer) {
             Some(answer) if !answer.is_empty() => Ok(answer),
             _ => answer_in(&problem.answer),
@@ -119,6 +128,18 @@ mod tests {
         assert_eq!(score("so\n#### 1,234", &completions), [1.0, 1.0, 0.0, 0.0]);
         assert_eq!(score("B", &["answer: B", "answer: b", "Answer:"]), [1.0, 0.0, 0.0]);
         assert_eq!(score("long\nANSWER: yes", &["answer: yes"]), [1.0]);
+    }
+
+    #[test]
+    fn the_numbers_of_a_worked_solution_are_not_its_answer() {
+        let right = |pattern: &str, reference: &str| {
+            Pattern::new(pattern).unwrap().right(&problem(reference)).map(str::to_owned)
+        };
+        assert_eq!(right(r"(\d+)", "3 + 4 = 7, and 7 - 1 = 6\n#### 6"), Ok("6".into()));
+        assert_eq!(right(r"(\d+)", "3 + 4 is \\boxed{7}."), Ok("7".into()));
+        assert_eq!(right(r"####\s*(\S+)", "3\n#### 27 apples"), Ok("27".into()));
+        assert_eq!(right(r"answer: (\w+)", "answer: A?\n#### B"), Ok("B".into()));
+        assert_eq!(right(r"answer: (\w+)", "long\nanswer: A\n####"), Ok("A".into()));
     }
 
     #[test]

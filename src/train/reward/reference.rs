@@ -52,15 +52,20 @@ pub enum ReferenceError {
 /// If the text has several lines and neither, or the answer is empty.
 pub fn answer_in(reference: &str) -> Result<&str, ReferenceError> {
     let text = reference.trim();
-    let answer = match (text.rsplit_once(MARKER), last_boxed(text)) {
-        (Some((_, after)), _) => after.trim(),
-        (None, Some(inside)) => inside.trim(),
-        (None, None) if text.contains('\n') => {
+    let answer = match marked_in(text) {
+        Some(answer) => answer,
+        None if text.contains('\n') => {
             return Err(ReferenceError::NoAnswer { found: end(text) });
         }
-        (None, None) => text,
+        None => text,
     };
     if answer.is_empty() { Err(ReferenceError::Empty { found: end(text) }) } else { Ok(answer) }
+}
+
+/// What follows the last `####` of a reference, else what the last `\boxed` holds, if either is there.
+pub fn marked_in(reference: &str) -> Option<&str> {
+    let after = reference.rsplit_once(MARKER).map(|(_, after)| after);
+    after.or_else(|| last_boxed(reference)).map(str::trim)
 }
 
 /// The text after the last `####` of a reference.

@@ -35,6 +35,7 @@ impl Reply {
         let found = beginning(text.trim());
         let value: Value = match serde_json::from_slice(line) {
             Ok(value) => value,
+            Err(_) if is_json_of_python(&text) => return Err(ReplyError::NoReward { found }),
             Err(error) => return Err(ReplyError::NotJson { found, reason: error.to_string() }),
         };
         let Some(id) = value.get("id").and_then(Value::as_u64) else {
@@ -47,6 +48,14 @@ impl Reply {
         };
         Ok(Self { id, verdict })
     }
+}
+
+/// Whether it would be JSON but for numbers that are not finite, which Python writes by name.
+fn is_json_of_python(text: &str) -> bool {
+    let finite = ["-Infinity", "Infinity", "NaN"]
+        .iter()
+        .fold(text.to_owned(), |text, name| text.replace(name, "null"));
+    serde_json::from_str::<Value>(&finite).is_ok()
 }
 
 #[cfg(test)]
@@ -67,13 +76,17 @@ mod tests {
     #[test]
     fn what_is_no_reply_is_refused_and_quoted() {
         let of = |line: &[u8]| Reply::parse(line).unwrap_err();
-        for line in ["", "ok", r#"{"id": 7, "reward": NaN}"#, r#"{"id": 7, "reward": 1e999}"#] {
+        for line in ["", "ok", r#"{"id": 7, "reward": nan}"#, r#"{"id": 7, "reward": 1e999}"#] {
             assert!(matches!(of(line.as_bytes()), ReplyError::NotJson { .. }), "{line}");
         }
         assert!(matches!(of(b"\xff"), ReplyError::NotJson { .. }));
         for line in ["1", "{}", r#"{"reward": 1}"#, r#"{"id": "7", "reward": 1}"#, r#"{"id": -1}"#]
         {
             assert_eq!(of(line.as_bytes()), ReplyError::NoId { found: line.into() });
+        }
+        for name in ["NaN", "Infinity", "-Infinity"] {
+            let line = format!(r#"{{"id": 7, "reward": {name}}}"#);
+            assert_eq!(of(line.as_bytes()), ReplyError::NoReward { found: line });
         }
         for line in [r#"{"id":7}"#, r#"{"id":7,"reward":true}"#, r#"{"id":7,"reward":null}"#] {
             assert_eq!(of(line.as_bytes()), ReplyError::NoReward { found: line.into() });
