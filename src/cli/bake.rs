@@ -9,6 +9,7 @@ use super::{
     manifest::{self, Ingredient, Manifest, ManifestError},
     names::Names,
     output::hex,
+    side_files,
     sum::{Integers, Sum},
     survived::{self, Left, ModuleLine, Percent},
     threads::Threads,
@@ -70,7 +71,7 @@ impl Bake {
         }
         let base = Base::load(&self.model, &self.names)?;
         let home = base.model.container().home();
-        if !files::TOKENIZERS.iter().any(|name| home.join(name).exists()) {
+        if !side_files::TOKENIZERS.iter().any(|name| home.join(name).exists()) {
             out.say(format_args!(
                 "{} has no tokenizer, so {} gets none. Put one beside the model and bake again.",
                 home.display(),

@@ -75,8 +75,8 @@ impl Destination {
             return places.iter().try_for_each(check).map(|()| None);
         };
         let home = model.container().home();
-        for name in files::SIDE_FILES {
-            files::side_file(&home, name)?;
+        for name in side_files::SIDE_FILES {
+            side_files::open(&home, name)?;
         }
         if !folder.exists() {
             return match files::folder(folder).is_dir() {
@@ -89,7 +89,7 @@ impl Destination {
         }
         // A folder that the layout asks for is made with the files.
         places.iter().filter(|place| files::folder(place).exists()).try_for_each(check)?;
-        files::SIDE_FILES
+        side_files::SIDE_FILES
             .iter()
             .try_for_each(|name| files::check_output(&folder.join(name), &[]))?;
         let own = fs::canonicalize(&home).ok() == fs::canonicalize(folder).ok();
@@ -171,8 +171,8 @@ impl Destination {
         };
         let mut staged = Staged::default();
         let kept = side_files::kept(to, from)?;
-        for name in files::SIDE_FILES.into_iter().filter(|name| !kept.contains(name)) {
-            if let Some(mut file) = files::side_file(from, name)? {
+        for name in side_files::SIDE_FILES.into_iter().filter(|name| !kept.contains(name)) {
+            if let Some(mut file) = side_files::open(from, name)? {
                 staged.copy(&mut file, to.join(name))?;
             }
         }

@@ -15,6 +15,7 @@ use super::{
     output::hex,
     progress::Progress,
     reward_options::{RewardArgs, Task},
+    side_files,
     threads::Threads,
 };
 use crate::{
@@ -138,7 +139,7 @@ impl Eval {
         let _interrupts = Interrupts::listen()?;
         let Task { mut problems, keys, reward, wording, digest } = self.reward.task()?;
         problems.truncate(self.limit.unwrap_or(usize::MAX));
-        let mut inputs = files::of_model(model.files(), &model.home());
+        let mut inputs = side_files::of_model(model.files(), &model.home());
         inputs.push(self.reward.data.clone());
         inputs.extend(self.adapter.iter().cloned());
         if let Some(path) = &self.answers {

@@ -5,7 +5,7 @@ use crate::model::{new_beside, temporary, way_out};
 use std::io::Write;
 use std::{
     fs::{self, File},
-    io::{self, BufRead, Read},
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 use tempfile::{NamedTempFile, TempDir};
@@ -13,39 +13,6 @@ use thiserror::Error;
 
 /// The most bytes an adapter or an input of `pack` may have. The largest adapter has 16 MiB.
 pub const LIMIT: u64 = 64 << 20;
-
-/// What a program needs beside the model to answer with it.
-pub const SIDE_FILES: [&str; 16] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "config.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    GENAI_CONFIG,
-];
-
-/// By which onnxruntime-genai knows a model.
-pub const GENAI_CONFIG: &str = "genai_config.json";
-
-/// Those of [`SIDE_FILES`] that are a tokenizer.
-pub const TOKENIZERS: [&str; 6] = [
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.json",
-    "vocab.txt",
-];
 
 /// Why a file could not be read or written.
 #[derive(Debug, Error)]
@@ -201,12 +168,6 @@ pub fn read_at_most(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     }
 }
 
-/// The files of a model and those beside it that are read with it.
-pub fn of_model(files: Vec<PathBuf>, folder: &Path) -> Vec<PathBuf> {
-    let beside = SIDE_FILES.iter().map(|name| folder.join(name)).filter(|path| path.exists());
-    files.into_iter().chain(beside).collect()
-}
-
 /// Refuses an output that is an input, is protected, is no file, or has no folder to lie in.
 pub fn check_output(out: &Path, inputs: &[PathBuf]) -> Result<(), FileError> {
     if out.file_name().is_none() {
@@ -329,44 +290,6 @@ pub fn write_new_folder(out: &Path, content: &[(&str, &[u8])]) -> Result<(), Fil
         })?;
     }
     folder.place()
-}
-
-/// The side file of this name in a folder; none if nothing has it.
-///
-/// # Errors
-/// If it is a link to nothing, or cannot be read as a file.
-pub fn side_file(folder: &Path, name: &str) -> Result<Option<File>, FileError> {
-    let path = folder.join(name);
-    let link = match fs::symlink_metadata(&path) {
-        Ok(meta) => meta.is_symlink(),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(FileError::io("read", &path, e)),
-    };
-    match fs::metadata(&path) {
-        Ok(meta) if !meta.is_file() => Err(FileError::NotAFile { path }),
-        Err(e) if link && e.kind() == io::ErrorKind::NotFound => Err(FileError::Dangling { path }),
-        _ => File::open(&path).map(Some).map_err(|e| FileError::io("read", &path, e)),
-    }
-}
-
-/// Whether two files have the same contents.
-pub fn same_contents(a: &mut File, b: &mut File) -> io::Result<bool> {
-    if a.metadata()?.len() != b.metadata()?.len() {
-        return Ok(false);
-    }
-    let (mut a, mut b) = (io::BufReader::new(a), io::BufReader::new(b));
-    loop {
-        let (one, other) = (a.fill_buf()?, b.fill_buf()?);
-        let length = one.len().min(other.len());
-        if one[..length] != other[..length] {
-            return Ok(false);
-        }
-        if length == 0 {
-            return Ok(one.len() == other.len());
-        }
-        a.consume(length);
-        b.consume(length);
-    }
 }
 
 /// Writes a whole file beside its place, then renames it.

@@ -1,7 +1,8 @@
 //! `tla import`: an adapter that PEFT trained, as one of ours.
 
 use super::{
-    CliError, Output, Verdict, base::Base, files, names::Names, output::hex, threads::Threads,
+    CliError, Output, Verdict, base::Base, files, names::Names, output::hex, side_files,
+    threads::Threads,
 };
 use crate::{
     exchange::{Fit, Imported, TinyLora},
@@ -39,7 +40,7 @@ impl Import {
         let theirs = TinyLora::load(&self.folder, &self.names.naming())?;
         let base = Base::load(&self.model, &self.names)?;
         let container = base.model.container();
-        let mut inputs = files::of_model(container.files(), &container.home());
+        let mut inputs = side_files::of_model(container.files(), &container.home());
         inputs.extend(theirs.files().iter().cloned());
         files::check_output(&self.output, &inputs)?;
 

@@ -2,7 +2,7 @@
 
 use super::{
     CliError, Output, Verdict, base::Base, files, names::Names, output::hex, recipe::Recipe,
-    threads::Threads,
+    side_files, threads::Threads,
 };
 use crate::{
     format::{Adapter, encode_to_vec},
@@ -49,7 +49,7 @@ impl Pack {
         let mut inputs = vec![self.values.clone()];
         inputs.extend(base.iter().flat_map(|base| {
             let container = base.model.container();
-            files::of_model(container.files(), &container.home())
+            side_files::of_model(container.files(), &container.home())
         }));
         files::check_output(&self.output, &inputs)?;
 

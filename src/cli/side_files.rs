@@ -1,12 +1,49 @@
-//! What lies in an output folder beside the place of the model: of the same model it stays as it is, of
-//! another it is a reason to refuse.
+//! What a program needs beside the model. In an output folder that of the same model stays as it is, and
+//! that of another is a reason to refuse.
 
 use super::{
-    files::{self, FileError, GENAI_CONFIG, SIDE_FILES},
+    files::{self, FileError},
     manifest,
 };
 use serde_json::Value;
-use std::path::Path;
+use std::{
+    fs::{self, File},
+    io::{self, BufRead},
+    path::{Path, PathBuf},
+};
+
+/// What a program needs beside the model to answer with it.
+pub const SIDE_FILES: [&str; 16] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    GENAI_CONFIG,
+];
+
+/// By which onnxruntime-genai knows a model.
+pub const GENAI_CONFIG: &str = "genai_config.json";
+
+/// Those of [`SIDE_FILES`] that are a tokenizer.
+pub const TOKENIZERS: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+];
 
 /// By which transformers knows a model.
 const CONFIG: &str = "config.json";
@@ -18,7 +55,7 @@ const CONFIG: &str = "config.json";
 /// If the folder holds another model's, or a list or configuration that the output would make untrue.
 pub fn kept(folder: &Path, home: &Path) -> Result<Vec<&'static str>, FileError> {
     let another = |name: &str| FileError::OfAnother { path: folder.join(name) };
-    if files::side_file(folder, manifest::NAME)?.is_some() {
+    if open(folder, manifest::NAME)?.is_some() {
         return Err(FileError::Listed { path: folder.join(manifest::NAME) });
     }
     let (there, new) = (Configurations::of(folder)?, Configurations::of(home)?);
@@ -28,15 +65,15 @@ pub fn kept(folder: &Path, home: &Path) -> Result<Vec<&'static str>, FileError> 
     }
     let mut kept = Vec::new();
     for name in SIDE_FILES {
-        let Some(mut old) = files::side_file(folder, name)? else { continue };
+        let Some(mut old) = open(folder, name)? else { continue };
         let failed = |e| FileError::io("read", &folder.join(name), e);
-        let Some(mut its) = files::side_file(home, name)? else {
+        let Some(mut its) = open(home, name)? else {
             match name {
                 GENAI_CONFIG => return Err(another(name)),
                 _ => continue,
             }
         };
-        if files::same_contents(&mut old, &mut its).map_err(failed)? {
+        if same_contents(&mut old, &mut its).map_err(failed)? {
             continue;
         }
         let fits = name != GENAI_CONFIG || there.run_the_graph_of(&new);
@@ -48,6 +85,50 @@ pub fn kept(folder: &Path, home: &Path) -> Result<Vec<&'static str>, FileError> 
     Ok(kept)
 }
 
+/// The files of a model and those beside it that are read with it.
+pub fn of_model(files: Vec<PathBuf>, folder: &Path) -> Vec<PathBuf> {
+    let beside = SIDE_FILES.iter().map(|name| folder.join(name)).filter(|path| path.exists());
+    files.into_iter().chain(beside).collect()
+}
+
+/// The side file of this name in a folder; none if nothing has it.
+///
+/// # Errors
+/// If it is a link to nothing, or cannot be read as a file.
+pub fn open(folder: &Path, name: &str) -> Result<Option<File>, FileError> {
+    let path = folder.join(name);
+    let link = match fs::symlink_metadata(&path) {
+        Ok(meta) => meta.is_symlink(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(FileError::io("read", &path, e)),
+    };
+    match fs::metadata(&path) {
+        Ok(meta) if !meta.is_file() => Err(FileError::NotAFile { path }),
+        Err(e) if link && e.kind() == io::ErrorKind::NotFound => Err(FileError::Dangling { path }),
+        _ => File::open(&path).map(Some).map_err(|e| FileError::io("read", &path, e)),
+    }
+}
+
+/// Whether two files have the same contents.
+fn same_contents(a: &mut File, b: &mut File) -> io::Result<bool> {
+    if a.metadata()?.len() != b.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut a, mut b) = (io::BufReader::new(a), io::BufReader::new(b));
+    loop {
+        let (one, other) = (a.fill_buf()?, b.fill_buf()?);
+        let length = one.len().min(other.len());
+        if one[..length] != other[..length] {
+            return Ok(false);
+        }
+        if length == 0 {
+            return Ok(one.len() == other.len());
+        }
+        a.consume(length);
+        b.consume(length);
+    }
+}
+
 /// What a folder says of its model; nothing where that is no JSON.
 struct Configurations {
     config: Option<Value>,
@@ -57,7 +138,7 @@ struct Configurations {
 impl Configurations {
     fn of(folder: &Path) -> Result<Self, FileError> {
         let read = |name| {
-            let there = files::side_file(folder, name)?.is_some();
+            let there = open(folder, name)?.is_some();
             let bytes = there.then(|| files::read(&folder.join(name))).transpose()?;
             Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
         };

@@ -18,6 +18,7 @@ use super::{
     output::hex,
     reward_options::{self, RewardArgs, Task},
     run_report::{REPORT, Reporter},
+    side_files,
     threads::Threads,
     train_options::{FormArgs, PlaceArgs},
     train_settings::{of_files, of_options, of_task},
@@ -109,7 +110,7 @@ impl Train {
         let task = self.reward.task()?;
         let asked = of_task(&self.reward, &task);
         let Task { problems, reward, wording, .. } = task;
-        let mut inputs = files::of_model(model.files(), &model.home());
+        let mut inputs = side_files::of_model(model.files(), &model.home());
         inputs.push(self.reward.data.clone());
         files::check_output(&self.out, &inputs)?;
         files::probe(&self.out)?;
@@ -138,7 +139,7 @@ impl Train {
         settings.extend([("provider".to_owned(), provider.name().to_owned())]);
         settings.extend([("--pack-weights".to_owned(), sessions.packed.to_string())]);
         settings.extend(asked);
-        settings.extend(of_files(&model, &self.names, &files::SIDE_FILES, &plan.base_digest)?);
+        settings.extend(of_files(&model, &self.names, &side_files::SIDE_FILES, &plan.base_digest)?);
         let mut folder = match self.resume {
             true => RunFolder::resume(&folder, settings.clone()),
             false => RunFolder::begin(&folder, settings.clone()),

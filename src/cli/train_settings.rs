@@ -10,10 +10,11 @@ use sha2::{Digest, Sha256};
 
 use super::{
     CliError,
-    files::{self, FileError},
+    files::FileError,
     names::Names,
     output::hex,
     reward_options::{RewardArgs, Task},
+    side_files,
 };
 use crate::{
     model::OnnxModel,
@@ -127,7 +128,7 @@ pub fn of_files(
     settings.insert("--module".to_owned(), names.named());
     settings.insert("the base digest of --model".to_owned(), hex(base_digest));
     let home = model.home();
-    for path in files::of_model(model.files(), &home) {
+    for path in side_files::of_model(model.files(), &home) {
         if let (true, Some(name)) = (path.is_file(), path.file_name()) {
             settings.insert(format!("{} of --model", name.to_string_lossy()), digest(&path)?);
         }
