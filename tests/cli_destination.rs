@@ -68,19 +68,19 @@ fn files_of_the_same_model_that_were_edited_stay_and_are_named() {
     assert!(edited != config);
     place.write("out/config.json", &edited);
     place.write("out/generation_config.json", "{\"temperature\": 0.5}");
-    place.write("out/tokenizer.json", "{\"as another exporter\": \"writes it\"}");
+    place.write("out/chat_template.jinja", "{{ messages }}");
     let before = place.read("out/generation_config.json");
     for command in ["merge", "graft"] {
         let done = place.run(&format!("{command} model a.tla -o out/"));
         let words =
-            "out/: kept tokenizer.json, config.json, generation_config.json, which the model";
+            "out/: kept chat_template.jinja, config.json, generation_config.json, which the model";
         assert_eq!(done.code, Some(0), "{}", done.stderr);
         assert!(done.stderr.contains(words), "{}", done.stderr);
     }
     assert_eq!(place.read("out/config.json"), edited.as_bytes());
     assert_eq!(place.read("out/generation_config.json"), before);
     // What is as the model has it is not worth a word.
-    for name in ["tokenizer.json", "config.json", "generation_config.json"] {
+    for name in ["chat_template.jinja", "config.json", "generation_config.json"] {
         fs::remove_file(place.path("out").join(name)).unwrap();
     }
     assert_eq!(place.run("merge model a.tla -o out/").stderr, "");
@@ -108,19 +108,6 @@ fn an_edited_configuration_of_genai_stays_if_it_names_the_same_graph() {
         place.write("out/genai_config.json", config.replace(from, to));
         place.refused("merge genai a.tla -o out/", &["out/genai_config.json", "another model"]);
     }
-    // Of the same model by its sizes, whatever its tokenizer was saved by.
-    place.write("model/tokenizer.json", "{}");
-    fs::create_dir(place.path("mixed")).unwrap();
-    fs::copy(place.path("genai/genai_config.json"), place.path("model/genai_config.json")).unwrap();
-    for name in ["tokenizer.json", "genai_config.json"] {
-        fs::copy(place.path("genai").join(name), place.path("mixed").join(name)).unwrap();
-    }
-    let done = place.run("merge model a.tla -o mixed");
-    assert!(
-        done.code == Some(0) && done.stderr.contains("kept tokenizer.json,"),
-        "{}",
-        done.stderr
-    );
 }
 
 #[test]
@@ -130,6 +117,10 @@ fn what_belongs_to_another_model_is_not_replaced_nor_kept() {
         "belongs to another model, or to another export of it. Choose another folder, or empty";
     place.refused("merge model a.tla -o other", &["other/config.json", remedy]);
     place.refused("graft model a.tla -o other", &["other/config.json", remedy]);
+    // Two models of one architecture and size.
+    assert_eq!(place.run("merge model a.tla -o trained/").code, Some(0));
+    place.write("trained/tokenizer.json", "{}");
+    place.refused("merge model a.tla -o trained", &["trained/tokenizer.json", remedy]);
     // Of which model these are nothing says.
     fs::create_dir(place.path("bare")).unwrap();
     place.write("bare/tokenizer.json", "{}");
@@ -144,6 +135,24 @@ fn what_belongs_to_another_model_is_not_replaced_nor_kept() {
     place.write("genai/genai_config.json", "{\"model\": 1}");
     place.write("model/genai_config.json", "{\"model\": 2}");
     place.refused("merge model a.tla -o genai", &["genai/genai_config.json", remedy]);
+}
+
+#[test]
+fn a_model_that_says_nothing_of_itself_takes_no_place_in_the_folder_of_one_that_does() {
+    let place = Place::new();
+    fs::create_dir(place.path("alone")).unwrap();
+    fs::copy(place.path("model/model.onnx"), place.path("alone/model.onnx")).unwrap();
+    place.refused("merge alone a.tla -o other", &["other/config.json", "another model"]);
+}
+
+#[test]
+fn a_graph_beside_the_given_one_is_replaced_only_by_its_name() {
+    let place = Place::new();
+    fs::copy(place.path("model/model.onnx"), place.path("model/model_v2.onnx")).unwrap();
+    let words = ["model/model.onnx is there already", "name it: -o model/model.onnx"];
+    place.refused("merge model/model_v2.onnx a.tla -o model", &words);
+    place.refused("graft model/model_v2.onnx a.tla -o model/", &words);
+    assert_eq!(place.run("merge model/model_v2.onnx a.tla -o model/model.onnx").code, Some(0));
 }
 
 #[test]

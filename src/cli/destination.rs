@@ -96,6 +96,9 @@ impl Destination {
         if !own || matches!(model, Model::Safetensors(_)) {
             refuse_other_models(folder, &places)?;
         }
+        if own && matches!(model, Model::Onnx(_)) && self.model.exists() {
+            return Err(FileError::BesideTheModel { path: self.model.clone() });
+        }
         let kept = if own { Vec::new() } else { side_files::kept(folder, &home)? };
         Ok((!kept.is_empty()).then(|| {
             format!(

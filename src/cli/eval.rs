@@ -144,6 +144,7 @@ impl Eval {
         inputs.extend(self.adapter.iter().cloned());
         if let Some(path) = &self.answers {
             files::check_output(path, &inputs)?;
+            files::probe(path)?;
         }
         let mut asked = Asked {
             data: hex(&digest),

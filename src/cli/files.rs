@@ -119,6 +119,16 @@ pub enum FileError {
         /// The file in the output folder.
         path: PathBuf,
     },
+    /// A graph beside the one that was given, which nobody named.
+    #[error(
+        "{} is there already, beside the model that was given. To replace it, name it: -o {}",
+        path.display(),
+        path.display()
+    )]
+    BesideTheModel {
+        /// The place of the output.
+        path: PathBuf,
+    },
     /// A list of what was in the output folder.
     #[error(
         "{} is there already and says what this folder holds, which would be true no longer. \

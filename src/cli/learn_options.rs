@@ -85,7 +85,7 @@ pub struct LearnArgs {
     /// far below its best and chance does not explain it; 0 for never
     #[arg(long, value_name = "DROP", default_value_t = 0.2, help_heading = "Guard")]
     guard: f64,
-    /// Stop after so many steps without a better average
+    /// Stop after so many steps without an average that is better beyond chance
     #[arg(long, value_name = "N", help_heading = "Guard")]
     patience: Option<u64>,
     /// Stop when the average reward has come to this

@@ -19,8 +19,8 @@ use std::{ffi::OsString, fmt, path::PathBuf};
 /// Each adapter must belong to the model and rebuild to what it names. Several are added up, each
 /// times its weight, and the sum is rounded once. An ONNX model stays one, and so does a
 /// safetensors checkpoint, in as many files and each weight in its own type. In a folder that holds an
-/// output of the same model, tokenizer and configurations that were changed there stay. Says how much of the
-/// update survived the rounding, and writes nothing (exit status 1) if less than half did.
+/// output of the same model, configurations that were changed there stay. Says how much of the update
+/// survived the rounding, and writes nothing (exit status 1) if less than half did.
 #[derive(clap::Args)]
 pub struct Merge {
     /// The model: an .onnx file, a .safetensors file or an index of several, or its folder

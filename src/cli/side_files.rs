@@ -49,7 +49,8 @@ pub const TOKENIZERS: [&str; 6] = [
 const CONFIG: &str = "config.json";
 
 /// The side files of `folder` that differ from those of the model in `home` and stay: edits of an earlier
-/// output, or what another exporter wrote for the same model.
+/// output, or what another exporter wrote for the same model. A tokenizer is no such file: two trained
+/// models of one size differ in it.
 ///
 /// # Errors
 /// If the folder holds another model's, or a list or configuration that the output would make untrue.
@@ -60,7 +61,8 @@ pub fn kept(folder: &Path, home: &Path) -> Result<Vec<&'static str>, FileError> 
     }
     let (there, new) = (Configurations::of(folder)?, Configurations::of(home)?);
     let alike = there.are_of_the_model_of(&new);
-    if alike == Some(false) {
+    let untold = (new.config.is_none() && new.genai.is_none()) && alike.is_none();
+    if alike == Some(false) || untold && (there.config.is_some() || there.genai.is_some()) {
         return Err(another(if there.config.is_some() { CONFIG } else { GENAI_CONFIG }));
     }
     let mut kept = Vec::new();
@@ -76,7 +78,10 @@ pub fn kept(folder: &Path, home: &Path) -> Result<Vec<&'static str>, FileError> 
         if same_contents(&mut old, &mut its).map_err(failed)? {
             continue;
         }
-        let fits = name != GENAI_CONFIG || there.run_the_graph_of(&new);
+        let fits = match name {
+            GENAI_CONFIG => there.run_the_graph_of(&new),
+            _ => !TOKENIZERS.contains(&name),
+        };
         if alike != Some(true) || !fits {
             return Err(another(name));
         }
@@ -168,7 +173,10 @@ impl Configurations {
             (&["vocab_size", "vocab_size"], "/model/vocab_size"),
         ];
         names.map(|(names, genai)| {
-            let config = names.iter().find_map(|name| self.config.as_ref()?.get(*name)?.as_u64());
+            // Models of pictures and text have a part for each.
+            let parts = self.config.iter().flat_map(|c| [Some(c), c.get("text_config")]).flatten();
+            let mut told = parts.flat_map(|part| names.iter().filter_map(|name| part.get(*name)));
+            let config = told.find_map(Value::as_u64);
             config.or_else(|| self.genai.as_ref()?.pointer(genai)?.as_u64())
         })
     }

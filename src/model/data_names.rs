@@ -53,7 +53,8 @@ impl<'a> DataNames<'a> {
             let mut own = files_of(self.out).unwrap_or_default();
             match others(self.out, self.out_folder) {
                 Some(others) => own.retain(|path| !others.contains(path)),
-                None => own.clear(),
+                // Of what cannot be read nobody knows what it has.
+                None => own.retain(|path| is_named_after(path, self.out)),
             }
             own
         });
@@ -82,6 +83,12 @@ fn others(out: &Path, out_folder: &Path) -> Option<HashSet<PathBuf>> {
     };
     let files = paths.iter().filter(is_other).map(|path| files_of(path));
     Some(files.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+/// Whether a data file has the name of the output, which it is given where the original is taken.
+fn is_named_after(path: &Path, out: &Path) -> bool {
+    let (name, stem) = (text(path.file_name()), text(out.file_stem()));
+    name.strip_prefix(&stem).is_some_and(|rest| rest.starts_with(['.', '-']))
 }
 
 fn numbered(out: &Path, count: u32) -> PathBuf {

@@ -40,7 +40,8 @@ pub struct Interface {
 const IDS: &str = "input_ids";
 /// The input that tells tokens from padding.
 pub const MASK: &str = "attention_mask";
-const POSITIONS: &str = "position_ids";
+/// The input with the place of each token in its row.
+pub const POSITIONS: &str = "position_ids";
 /// The output that holds the scores of the next token.
 pub const LOGITS: &str = "logits";
 

@@ -33,7 +33,7 @@ mod transposed;
 mod weights;
 
 pub use cache::Cache;
-pub use causal::{CausalGraph, Interface, LOGITS, MASK, Rows};
+pub use causal::{CausalGraph, Interface, LOGITS, MASK, POSITIONS, Rows};
 pub use environment::ready;
 pub use error::RuntimeError;
 #[cfg(feature = "load")]

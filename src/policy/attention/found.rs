@@ -11,7 +11,7 @@ use crate::{
         node::{Dim, tensor_type},
         proto::{GraphProto, tensor_proto::DataType},
     },
-    runtime::MASK,
+    runtime::{MASK, POSITIONS},
 };
 
 /// The operator refuses heads of other sizes.
@@ -63,7 +63,9 @@ pub(super) fn attentions(graph: &GraphProto) -> Option<Vec<Attention<'_>>> {
     let first = found.first()?;
     let alike = found.iter().all(|a| (a.cos, a.sin, a.size) == (first.cos, first.sin, first.size));
     let after = found.iter().all(|a| a.joined > first.turned);
-    (pasts.len() == slots.len() && alike && after).then_some(found)
+    // Else the angles are those of one row for all.
+    let by_row = [first.cos, first.sin].iter().all(|angles| makers.follows(angles, POSITIONS));
+    (pasts.len() == slots.len() && alike && after && by_row).then_some(found)
 }
 
 /// A cached tensor as it goes in, and as it comes out longer.
@@ -121,6 +123,10 @@ impl<'g> Spelled<'g> {
         let pasts = [slot(presents[0])?.0, slot(presents[1])?.0];
         let (kv_heads, size) = heads(makers.graph, pasts[0])?;
         if heads(makers.graph, pasts[1])? != (kv_heads, size) || size % HEAD_MULTIPLE != 0 {
+            return None;
+        }
+        // A single head of keys may serve any number of queries without being repeated.
+        if kv_heads == 1 && self.times == 1 {
             return None;
         }
         let joins = [makers.place(presents[0])?, makers.place(presents[1])?];

@@ -1,6 +1,6 @@
 //! Who makes a tensor and who reads it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::model::{
     node::{floats, int_attribute, integers, ints_attribute, tensor_attribute},
@@ -83,6 +83,20 @@ impl<'g> Makers<'g> {
             tensor = input;
         }
         tensor
+    }
+
+    /// Whether `tensor` is made of `source`, an input of the graph.
+    pub fn follows(&self, tensor: &'g str, source: &str) -> bool {
+        let (mut open, mut seen) = (vec![tensor], HashSet::new());
+        while let Some(tensor) = open.pop() {
+            if tensor == source {
+                return true;
+            }
+            if let Some(place) = self.place(tensor).filter(|place| seen.insert(*place)) {
+                open.extend(self.graph.node[place].input.iter().map(String::as_str));
+            }
+        }
+        false
     }
 
     /// What a Transpose of four axes that makes `tensor` turned round.

@@ -238,6 +238,14 @@ mod tests {
             graph.node.insert(place + 2, both);
             model
         };
+        // The angles of one row for all: places are counted, and not given.
+        let counted = || {
+            let (mut model, _) = model(SPELLED_OUT[1]);
+            let graph = model.graph.as_mut().unwrap();
+            let readers = graph.node.iter_mut().flat_map(|node| &mut node.input);
+            readers.filter(|name| *name == "position_ids").for_each(|n| *n = "counted".into());
+            model
+        };
         let others = ["exports/genai-fp32-cpu/qwen2-tied", "exports/optimum-fp16/qwen2-tied"]
             .map(|name| model(name).0);
         let mut models = vec![
@@ -247,6 +255,7 @@ mod tests {
             changed("Cos", "Cosh"),
             changed("IsNaN", "IsInf"),
             windowed(),
+            counted(),
         ];
         models.extend(others);
         for (at, model) in models.iter_mut().enumerate() {
