@@ -138,6 +138,32 @@ fn what_belongs_to_another_model_is_not_replaced_nor_kept() {
 }
 
 #[test]
+fn a_graph_that_genai_is_told_of_keeps_its_name() {
+    let place = Place::new();
+    let exports = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/exports");
+    let genai = exports.join("genai-fp32-cpu/qwen2-tied");
+    fs::create_dir(place.path("genai")).unwrap();
+    for entry in fs::read_dir(&genai).unwrap() {
+        let from = entry.unwrap();
+        fs::copy(from.path(), place.path("genai").join(from.file_name())).unwrap();
+    }
+    let config = String::from_utf8(place.read("genai/genai_config.json")).unwrap();
+    place.write("genai/genai_config.json", config.replace("model.onnx", "phi.onnx"));
+    fs::rename(place.path("genai/model.onnx"), place.path("genai/phi.onnx")).unwrap();
+    for args in [
+        "bake genai/phi.onnx a.tla -o baked --unbound",
+        "merge genai/phi.onnx a.tla -o merged/ --unbound",
+        "graft genai/phi.onnx a.tla -o grafted/ --unbound",
+    ] {
+        let done = place.run(args);
+        assert_eq!(done.code, Some(0), "{args}: {}", done.stderr);
+        let out = args.split_whitespace().nth(4).unwrap();
+        let there = |name: &str| place.path(out).join(name).exists();
+        assert!(there("phi.onnx") && !there("model.onnx"), "{args}");
+    }
+}
+
+#[test]
 fn a_model_that_says_nothing_of_itself_takes_no_place_in_the_folder_of_one_that_does() {
     let place = Place::new();
     fs::create_dir(place.path("alone")).unwrap();

@@ -35,7 +35,10 @@ impl Destination {
         let last = out.as_os_str().as_encoded_bytes().last().copied().unwrap_or_default();
         if out.is_dir() || path::is_separator(last.into()) {
             let model = match model {
-                Model::Onnx(graph) => graph.below_home(),
+                Model::Onnx(graph) => match graph.below_home() {
+                    None => side_files::named_graph(graph)?,
+                    below => below,
+                },
                 Model::Safetensors(_) => None,
             };
             let model = model.unwrap_or_else(|| Path::new("model").with_extension(ending));

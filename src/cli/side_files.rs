@@ -5,8 +5,10 @@ use super::{
     files::{self, FileError},
     manifest,
 };
+use crate::model::OnnxModel;
 use serde_json::Value;
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::{self, BufRead},
     path::{Path, PathBuf},
@@ -94,6 +96,17 @@ pub fn kept(folder: &Path, home: &Path) -> Result<Vec<&'static str>, FileError> 
 pub fn of_model(files: Vec<PathBuf>, folder: &Path) -> Vec<PathBuf> {
     let beside = SIDE_FILES.iter().map(|name| folder.join(name)).filter(|path| path.exists());
     files.into_iter().chain(beside).collect()
+}
+
+/// The name of a model's file if the configuration of onnxruntime-genai beside it says so: whoever copies
+/// that must keep the name.
+pub fn named_graph(model: &OnnxModel) -> Result<Option<PathBuf>, FileError> {
+    let genai = Configurations::of(&model.home())?.genai;
+    let named = genai.as_ref().and_then(|genai| genai.pointer("/model/decoder/filename"));
+    let file = model.path.file_name().filter(|file| {
+        named.and_then(Value::as_str).is_some_and(|named| *file == OsStr::new(named))
+    });
+    Ok(file.map(PathBuf::from))
 }
 
 /// The side file of this name in a folder; none if nothing has it.
