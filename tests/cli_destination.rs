@@ -19,6 +19,13 @@ fn copy(place: &Place, from: &str, to: &str) {
     }
 }
 
+/// An export of the fixtures, as `to`.
+fn export(place: &Place, name: &str, to: &str) {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/exports").join(name);
+    // What is joined to a folder and begins at the root is the whole path.
+    copy(place, from.to_str().unwrap(), to);
+}
+
 /// The model in the layout of transformers.js.
 fn as_transformers_js(place: &Place) {
     copy(place, "model", "js");
@@ -90,12 +97,7 @@ fn files_of_the_same_model_that_were_edited_stay_and_are_named() {
 #[test]
 fn an_edited_configuration_of_genai_stays_if_it_names_the_same_graph() {
     let place = Place::new();
-    let exports = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/exports");
-    fs::create_dir(place.path("genai")).unwrap();
-    for entry in fs::read_dir(exports.join("genai-fp32-cpu/qwen2-tied")).unwrap() {
-        let from = entry.unwrap();
-        fs::copy(from.path(), place.path("genai").join(from.file_name())).unwrap();
-    }
+    export(&place, "genai-fp32-cpu/qwen2-tied", "genai");
     assert_eq!(place.run("merge genai a.tla -o out/ --unbound").code, Some(0));
     let config = String::from_utf8(place.read("out/genai_config.json")).unwrap();
     place.write("out/genai_config.json", config.replace("\"top_k\": 50", "\"top_k\": 5"));
@@ -140,13 +142,7 @@ fn what_belongs_to_another_model_is_not_replaced_nor_kept() {
 #[test]
 fn a_graph_that_genai_is_told_of_keeps_its_name() {
     let place = Place::new();
-    let exports = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/exports");
-    let genai = exports.join("genai-fp32-cpu/qwen2-tied");
-    fs::create_dir(place.path("genai")).unwrap();
-    for entry in fs::read_dir(&genai).unwrap() {
-        let from = entry.unwrap();
-        fs::copy(from.path(), place.path("genai").join(from.file_name())).unwrap();
-    }
+    export(&place, "genai-fp32-cpu/qwen2-tied", "genai");
     let config = String::from_utf8(place.read("genai/genai_config.json")).unwrap();
     place.write("genai/genai_config.json", config.replace("model.onnx", "phi.onnx"));
     fs::rename(place.path("genai/model.onnx"), place.path("genai/phi.onnx")).unwrap();
@@ -185,12 +181,7 @@ fn a_graph_beside_the_given_one_is_replaced_only_by_its_name() {
 fn a_folder_takes_its_own_output_again() {
     let place = Place::new();
     as_transformers_js(&place);
-    let exports = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/exports");
-    fs::create_dir(place.path("int4")).unwrap();
-    for entry in fs::read_dir(exports.join("genai-int4-cpu/qwen2-tied")).unwrap() {
-        let from = entry.unwrap();
-        fs::copy(from.path(), place.path("int4").join(from.file_name())).unwrap();
-    }
+    export(&place, "genai-int4-cpu/qwen2-tied", "int4");
     assert_eq!(place.run("pack v.json --model int4 -o int4.tla").code, Some(0));
     for (model, adapter) in [("model", "a.tla"), ("js", "a.tla"), ("int4", "int4.tla")] {
         for command in ["merge", "graft", "merge"] {

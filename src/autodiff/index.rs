@@ -14,7 +14,7 @@ use crate::model::{
 };
 
 /// Look-ups over one graph.
-pub(super) struct Index<'g> {
+pub(crate) struct Index<'g> {
     graph: &'g GraphProto,
     producers: HashMap<&'g str, usize>,
     consumers: HashMap<&'g str, Vec<usize>>,
@@ -22,7 +22,7 @@ pub(super) struct Index<'g> {
 }
 
 impl<'g> Index<'g> {
-    pub(super) fn new(graph: &'g GraphProto) -> Self {
+    pub(crate) fn new(graph: &'g GraphProto) -> Self {
         let mut producers = HashMap::new();
         let mut consumers: HashMap<&str, Vec<usize>> = HashMap::new();
         for (position, node) in graph.node.iter().enumerate() {
@@ -37,12 +37,17 @@ impl<'g> Index<'g> {
         Self { graph, producers, consumers, initializers }
     }
 
-    pub(super) fn node(&self, position: usize) -> &'g NodeProto {
+    pub(crate) fn node(&self, position: usize) -> &'g NodeProto {
         &self.graph.node[position]
     }
 
-    pub(super) fn producer(&self, tensor: &str) -> Option<&'g NodeProto> {
-        self.producers.get(tensor).map(|p| self.node(*p))
+    /// The position of the node that makes a tensor.
+    pub(crate) fn position(&self, tensor: &str) -> Option<usize> {
+        self.producers.get(tensor).copied()
+    }
+
+    pub(crate) fn producer(&self, tensor: &str) -> Option<&'g NodeProto> {
+        self.position(tensor).map(|position| self.node(position))
     }
 
     pub(super) fn consumers(&self, tensor: &str) -> impl Iterator<Item = &'g NodeProto> {
@@ -57,7 +62,7 @@ impl<'g> Index<'g> {
     }
 
     /// The tensor behind an initializer or a Constant node.
-    pub(super) fn constant(&self, tensor: &str) -> Option<&'g TensorProto> {
+    pub(crate) fn constant(&self, tensor: &str) -> Option<&'g TensorProto> {
         if let Some(found) = self.initializers.get(tensor) {
             return Some(found);
         }
@@ -80,7 +85,7 @@ impl<'g> Index<'g> {
         }
     }
 
-    pub(super) fn integers(&self, tensor: &str) -> Option<Vec<i64>> {
+    pub(crate) fn integers(&self, tensor: &str) -> Option<Vec<i64>> {
         self.constant(tensor).and_then(integers)
     }
 

@@ -34,6 +34,8 @@ pub mod shapes;
 pub mod shared_prompt;
 
 pub use error::AutodiffError;
+#[cfg(feature = "train")]
+pub(crate) use index::Index;
 pub use path::Path;
 pub use prune::prune;
 pub use reverse::{Gradient, differentiate};

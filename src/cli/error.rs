@@ -123,7 +123,6 @@ pub enum CliError {
         found: [u8; 32],
     },
     /// Arguments that contradict each other or are out of range.
-    #[cfg(feature = "train")]
     #[error("{0}")]
     Usage(String),
     /// A dataset cannot be used.

@@ -35,7 +35,7 @@ pub const SIDE_FILES: [&str; 16] = [
 ];
 
 /// By which onnxruntime-genai knows a model.
-pub const GENAI_CONFIG: &str = "genai_config.json";
+const GENAI_CONFIG: &str = "genai_config.json";
 
 /// Those of [`SIDE_FILES`] that are a tokenizer.
 pub const TOKENIZERS: [&str; 6] = [
@@ -51,8 +51,8 @@ pub const TOKENIZERS: [&str; 6] = [
 const CONFIG: &str = "config.json";
 
 /// The side files of `folder` that differ from those of the model in `home` and stay: edits of an earlier
-/// output, or what another exporter wrote for the same model. A tokenizer is no such file: two trained
-/// models of one size differ in it.
+/// output, or what another exporter wrote for the same model. A tokenizer is no such file: by it two
+/// models of one architecture and size can be told apart.
 ///
 /// # Errors
 /// If the folder holds another model's, or a list or configuration that the output would make untrue.
@@ -63,8 +63,7 @@ pub fn kept(folder: &Path, home: &Path) -> Result<Vec<&'static str>, FileError> 
     }
     let (there, new) = (Configurations::of(folder)?, Configurations::of(home)?);
     let alike = there.are_of_the_model_of(&new);
-    let untold = (new.config.is_none() && new.genai.is_none()) && alike.is_none();
-    if alike == Some(false) || untold && (there.config.is_some() || there.genai.is_some()) {
+    if alike == Some(false) || there.is_told() && !new.is_told() {
         return Err(another(if there.config.is_some() { CONFIG } else { GENAI_CONFIG }));
     }
     let mut kept = Vec::new();
@@ -72,10 +71,10 @@ pub fn kept(folder: &Path, home: &Path) -> Result<Vec<&'static str>, FileError> 
         let Some(mut old) = open(folder, name)? else { continue };
         let failed = |e| FileError::io("read", &folder.join(name), e);
         let Some(mut its) = open(home, name)? else {
-            match name {
-                GENAI_CONFIG => return Err(another(name)),
-                _ => continue,
+            if name == GENAI_CONFIG {
+                return Err(another(name));
             }
+            continue;
         };
         if same_contents(&mut old, &mut its).map_err(failed)? {
             continue;
@@ -161,6 +160,11 @@ impl Configurations {
             Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
         };
         Ok(Self { config: read(CONFIG)?, genai: read(GENAI_CONFIG)? })
+    }
+
+    /// Whether anything is said.
+    fn is_told(&self) -> bool {
+        self.config.is_some() || self.genai.is_some()
     }
 
     /// Whether both are of one model, by its kind, its width, its layers and its vocabulary, as far as

@@ -61,6 +61,7 @@ fn own_name(model: &Path) -> Option<String> {
 
 /// `tensor`, whose bytes are in memory, naming only the place in a file that it has them from, if
 /// it knows one.
+#[cfg(feature = "train")]
 pub(crate) fn unloaded(tensor: &TensorProto) -> Option<TensorProto> {
     let known = tensor.raw_data.is_some() && !tensor.external_data.is_empty();
     known.then(|| TensorProto {

@@ -83,8 +83,8 @@ struct Draft<'a> {
 impl Patch {
     /// Checks every edit and the graph they lead to, then changes `graph`.
     ///
-    /// On an error the graph is as it was. Without edits it is not looked at, else the result has unique names, every value is made
-    /// before it is read, and every output is made.
+    /// On an error the graph is as it was. Without edits it is not looked at; else the result has
+    /// unique names, every value is made before it is read, and every output is made.
     pub fn apply(self, graph: &mut GraphProto) -> Result<(), PatchError> {
         if self.edits.is_empty() {
             return Ok(());

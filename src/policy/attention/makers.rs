@@ -2,40 +2,39 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::model::{
-    node::{floats, int_attribute, integers, ints_attribute, tensor_attribute},
-    proto::{GraphProto, NodeProto, TensorProto},
+use crate::{
+    autodiff::Index,
+    model::{
+        node::{floats, int_attribute, ints_attribute},
+        proto::{GraphProto, NodeProto},
+    },
 };
 
 pub(super) struct Makers<'g> {
     pub graph: &'g GraphProto,
-    places: HashMap<&'g str, usize>,
+    index: Index<'g>,
     readers: HashMap<&'g str, Vec<(usize, usize)>>,
-    stored: HashMap<&'g str, &'g TensorProto>,
 }
 
 impl<'g> Makers<'g> {
     pub fn new(graph: &'g GraphProto) -> Self {
-        let mut places = HashMap::new();
         let mut readers: HashMap<&str, Vec<(usize, usize)>> = HashMap::new();
         for (place, node) in graph.node.iter().enumerate() {
-            places.extend(node.output.iter().map(|o| (o.as_str(), place)));
             for (slot, input) in node.input.iter().enumerate() {
                 readers.entry(input).or_default().push((place, slot));
             }
         }
-        let stored = graph.initializer.iter().map(|t| (t.name(), t)).collect();
-        Self { graph, places, readers, stored }
+        Self { graph, index: Index::new(graph), readers }
     }
 
     /// Where the node is that makes `tensor`.
     pub fn place(&self, tensor: &str) -> Option<usize> {
-        self.places.get(tensor).copied()
+        self.index.position(tensor)
     }
 
     /// The node that makes `tensor`.
     pub fn maker(&self, tensor: &str) -> Option<&'g NodeProto> {
-        self.place(tensor).map(|place| &self.graph.node[place])
+        self.index.producer(tensor)
     }
 
     /// The same if it is an `op` of the standard.
@@ -54,15 +53,9 @@ impl<'g> Makers<'g> {
         Some(&self.graph.node[*place]).filter(|node| is(node, op))
     }
 
-    fn constant(&self, tensor: &str) -> Option<&'g TensorProto> {
-        self.stored.get(tensor).copied().or_else(|| {
-            self.made_by("Constant", tensor).and_then(|node| tensor_attribute(node, "value"))
-        })
-    }
-
     /// The numbers of a constant.
     pub fn integers(&self, tensor: &str) -> Option<Vec<i64>> {
-        self.constant(tensor).and_then(integers)
+        self.index.integers(tensor)
     }
 
     /// The only number of a constant.
@@ -72,7 +65,7 @@ impl<'g> Makers<'g> {
 
     /// The only number of a constant.
     pub fn number(&self, tensor: &str) -> Option<f32> {
-        let found = self.constant(tensor).and_then(floats);
+        let found = self.index.constant(tensor).and_then(floats);
         found.and_then(|found| <[f32; 1]>::try_from(found).ok()).map(|[x]| x)
     }
 
