@@ -61,6 +61,7 @@ pub(crate) use reader::count_uses;
 pub use requantise::scale_bytes;
 pub use safetensors::{Checkpoint, CheckpointError, Shard, Tensor, TensorReader};
 pub use staged::Staged;
+#[cfg(feature = "cli")]
 pub(crate) use staged::new_beside;
 pub use summary::{Summary, TargetLine, summarize};
 pub use targets::{NodeSite, Skipped, Target, Targets};
